@@ -1,0 +1,348 @@
+"""What a bundle says of itself: methods, shapes, state layout, memory plan, requirements.
+
+`manifest.json` is UTF-8 JSON with the fields of `Manifest` in this order and no others; arrays keep their order. The
+identity of a bundle is the sha256 of these bytes, so the encoding is fixed: two-space indentation, one final newline.
+"""
+
+import hashlib
+import math
+import re
+from typing import Annotated, Final, Literal
+
+import msgspec
+
+from edgecl.errors import BundleError
+
+SCHEMA: Final = 1
+MAX_MANIFEST_BYTES: Final = 4 << 20
+"""A manifest lists files and pieces of state; the largest built so far is under 100 KB."""
+
+MAX_ELEMENTS: Final = 1 << 31
+"""No tensor of a bundle has more elements: a manifest that says so lies."""
+
+MAX_RANK: Final = 8
+"""Dimensions of a tensor. With the limits below it keeps checking a hostile manifest within a second."""
+
+MAX_METHODS: Final = 64
+MAX_PIECES: Final = 4096
+MAX_FILES: Final = 256
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")]  # not $, which lets a newline follow
+Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Size = Annotated[int, msgspec.Meta(ge=0, le=1 << 46)]
+Dimension = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+Shape = Annotated[tuple[Dimension, ...], msgspec.Meta(max_length=MAX_RANK)]
+Dtype = Literal["float32", "int64", "int32", "uint8", "bool"]
+Kind = Literal["infer", "adapt", "learn", "score"]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A frozen record of the manifest; an unknown field is an error."""
+
+
+class Tensor(Record):
+    """One input or output of a method."""
+
+    name: Name
+    dtype: Dtype
+    shape: Shape
+
+
+class Memory(Record):
+    """Bytes that one method needs, estimated from its graph and measured where the bundle was built."""
+
+    estimated_bytes: Size
+    """Packed weights and live activations at the worst moment, from the graph."""
+    weights_bytes: Size
+    """Heap that loading the method took, measured."""
+    workspace_bytes: Size
+    """Heap that its first execution took and kept, measured."""
+    planned_bytes: Size
+    """Buffers that ExecuTorch planned ahead of time."""
+
+
+class Method(Record):
+    """A named entry of the program."""
+
+    name: Name
+    kind: Kind
+    batch: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+    memory: Memory
+    delegates: int
+    """Delegate calls in the method; one, unless the learner accepts operators outside."""
+    outside: tuple[str, ...]
+    """Operators that stayed outside the delegate, by name."""
+
+
+class Piece(Record):
+    """A named part of a state vector."""
+
+    name: Name
+    shape: Shape
+    offset: Size
+
+    @property
+    def size(self) -> int:
+        """Elements of the piece."""
+        return math.prod(self.shape)
+
+
+class Layout(Record):
+    """How theta and slots, each one flat float32 vector, divide into named pieces."""
+
+    theta: Annotated[tuple[Piece, ...], msgspec.Meta(max_length=MAX_PIECES)]
+    slots: Annotated[tuple[Piece, ...], msgspec.Meta(max_length=MAX_PIECES)]
+
+    @property
+    def theta_size(self) -> int:
+        """Elements of theta."""
+        return sum(piece.size for piece in self.theta)
+
+    @property
+    def slots_size(self) -> int:
+        """Elements of slots."""
+        return sum(piece.size for piece in self.slots)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the layout: states move only between bundles that agree on it."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
+
+
+class Input(Record):
+    """What one sample is before preprocessing, and how it becomes the program's float input.
+
+    `image`: uint8 [height, width, channel], shape given as such; the program's input is float32 [channel, height,
+    width] = pixel * scale[channel] + shift[channel]. `vector`: float32 of any shape, value * scale + shift along the
+    first axis.
+    """
+
+    kind: Literal["image", "vector"]
+    shape: Shape
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+
+class Hyper(Record):
+    """A number that the learner takes at every step, and its value unless the user gives another."""
+
+    name: Name
+    value: float
+
+
+class Learner(Record):
+    """The learner compiled into the program."""
+
+    name: Name
+    hyper: tuple[Hyper, ...]
+    report: tuple[Name, ...]
+    """Names of the numbers in a step's report."""
+    noise: Dimension
+    """N, the random numbers a step takes."""
+    trains: bool
+    """Whether it has a `learn` method."""
+    adapts: bool
+    """Whether it has an `adapt` method."""
+
+
+class Guard(Record):
+    """When the loop refuses a step or takes the state back. See docs/guide/guard.md."""
+
+    canary_every: Annotated[int, msgspec.Meta(ge=0)]
+    """Updates between two canary checks; 0 for none."""
+    canary_floor: float
+    """Canary accuracy, 0 to 1, under which the state is rolled back."""
+    entropy_floor: float
+    """Entropy, in nats, of the class shares among recent predictions under which the learner counts as collapsed."""
+    window: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+    """Recent predictions that the entropy is taken over."""
+
+
+class Requires(Record):
+    """What a board must have."""
+
+    edgecl: str
+    engine: str
+    arch: tuple[str, ...]
+    memory_bytes: Size
+    """Resident bytes of the whole process that the build measured or estimated."""
+
+
+class Canaries(Record):
+    """Labelled source samples kept in the bundle."""
+
+    count: Size
+    accuracy: float
+    """Accuracy of the state as built, measured at build time the way the guard measures it."""
+
+
+class File(Record):
+    """A file of the bundle."""
+
+    path: str
+    bytes: Size
+    sha256: Digest
+
+
+class Manifest(Record):
+    """The whole of `manifest.json`."""
+
+    schema: int
+    name: Name
+    lineage: Name
+    version: Annotated[int, msgspec.Meta(ge=0)]
+    min_version: Annotated[int, msgspec.Meta(ge=0)]
+    requires: Requires
+    learner: Learner
+    classes: tuple[str, ...]
+    input: Input
+    layout: Layout
+    methods: Annotated[tuple[Method, ...], msgspec.Meta(max_length=MAX_METHODS)]
+    features: Dimension
+    """F, the width of `taps`."""
+    guard: Guard
+    canaries: Canaries
+    memory_budget_bytes: Size
+    learned: Literal["discard", "carry", "rebase"]
+    """What becomes of learned state when a later version of this lineage replaces the bundle."""
+    built_with: tuple[tuple[str, str], ...]
+    """Names and versions of what built it."""
+    files: Annotated[tuple[File, ...], msgspec.Meta(max_length=MAX_FILES)]
+
+    def method(self, kind: Kind, batch: int | None = None) -> Method:
+        """The method of a kind, at a batch size or at the largest one.
+
+        Raises BundleError when the bundle has none.
+        """
+        found = [m for m in self.methods if m.kind == kind and (batch is None or m.batch == batch)]
+        if not found:
+            wanted = kind if batch is None else f"{kind} at batch {batch}"
+            have = ", ".join(m.name for m in self.methods)
+            raise BundleError(f"{self.name}: no method {wanted} (it has {have}); build the bundle with it")
+        return max(found, key=lambda m: m.batch)
+
+    def has(self, kind: Kind) -> bool:
+        """Whether the bundle has a method of this kind."""
+        return any(m.kind == kind for m in self.methods)
+
+
+def encode(manifest: Manifest) -> bytes:
+    """The bytes of `manifest.json`."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def decode(data: bytes, where: str = "manifest.json") -> Manifest:
+    """Read and check a manifest.
+
+    Raises BundleError: not JSON, a missing, unknown or ill-typed field, a schema this edgecl does not know, or fields
+    that contradict each other (pieces that overlap, a method whose shapes do not fit the state layout).
+    """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{where}: {len(data)} bytes, more than the limit of {MAX_MANIFEST_BYTES}; rebuild the bundle")
+    try:
+        schema = msgspec.json.decode(data, type=_Schema).schema
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{where}: not a manifest: {error}; rebuild the bundle") from None
+    if schema != SCHEMA:
+        raise BundleError(f"{where}: schema {schema}, this edgecl reads schema {SCHEMA}; upgrade edgecl or rebuild")
+    try:
+        manifest = msgspec.json.decode(data, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{where}: {error}; rebuild the bundle") from None
+    for problem in _contradictions(manifest):
+        raise BundleError(f"{where}: {problem}; rebuild the bundle")
+    return manifest
+
+
+class _Schema(msgspec.Struct):
+    schema: int
+
+
+def _contradictions(m: Manifest) -> list[str]:
+    """What is wrong with a manifest that has the right fields and types."""
+    if m.input.kind == "image" and len(m.input.shape) != 3:
+        return [f"input.shape: {list(m.input.shape)} is not height, width, channels"]
+    problems: list[str] = []
+    for kind, pieces in (("theta", m.layout.theta), ("slots", m.layout.slots)):
+        end = 0
+        for piece in pieces:
+            if piece.offset != end:
+                problems.append(f"layout.{kind}.{piece.name}: offset {piece.offset}, the piece before ends at {end}")
+            end += piece.size
+        if len({piece.name for piece in pieces}) != len(pieces):
+            problems.append(f"layout.{kind}: a name stands twice")
+    for vector in (m.layout.theta_size, m.layout.slots_size):
+        if vector > MAX_ELEMENTS:
+            problems.append(f"layout: a vector of {vector} elements")
+    if len({method.name for method in m.methods}) != len(m.methods):
+        problems.append("methods: a name stands twice")
+    if not any(method.kind == "infer" and method.batch == 1 for method in m.methods):
+        problems.append("methods: none infers one sample")
+    for method in m.methods:
+        problems += [f"methods.{method.name}: {p}" for p in _wrong_shapes(m, method)]
+    if len({file.path for file in m.files}) != len(m.files):
+        problems.append("files: a path stands twice")
+    for file in m.files:
+        if not _PLAIN_PATH.fullmatch(file.path) or ".." in file.path.split("/"):
+            problems.append(f"files: {file.path!r} is not a plain relative path")
+    channels = m.input.shape[-1:] if m.input.kind == "image" else m.input.shape[:1]
+    if not (len(m.input.scale) == len(m.input.shift) == (channels[0] if channels else 1)):
+        problems.append(f"input: {len(m.input.scale)} scales and {len(m.input.shift)} shifts for shape {list(m.input.shape)}")
+    if len(m.classes) < 2:
+        problems.append(f"classes: {len(m.classes)}, a classifier has two or more")
+    if m.min_version > m.version:
+        problems.append(f"min_version {m.min_version} is above version {m.version}")
+    return problems
+
+
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
+
+
+def sample_shape(given: Input) -> tuple[int, ...]:
+    """Shape of one sample as the program takes it: channels first for an image."""
+    if given.kind == "image":
+        height, width, channels = given.shape
+        return (channels, height, width)
+    return given.shape
+
+
+def signature(m: Manifest, kind: Kind, batch: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Inputs and outputs that a method of this kind and batch must have; a tensor without elements is left out.
+
+    `y` is one row of class probabilities a sample: one-hot for a label, all zero for a sample to leave out.
+    """
+
+    def floats(name: str, *shape: int) -> Tensor:
+        return Tensor(name=name, dtype="float32", shape=shape)
+
+    theta, slots = floats("theta", m.layout.theta_size), floats("slots", m.layout.slots_size)
+    x = floats("x", batch, *sample_shape(m.input))
+    logits, taps = floats("logits", batch, len(m.classes)), floats("taps", batch, m.features)
+    noise, hyper = floats("noise", m.learner.noise), floats("hyper", len(m.learner.hyper))
+    report = floats("report", len(m.learner.report))
+    y = floats("y", batch, len(m.classes))
+    inputs, outputs = {
+        "infer": ([theta, x], [logits, taps]),
+        "adapt": ([theta, slots, x, noise, hyper], [logits, taps, theta, slots, report]),
+        "learn": ([theta, slots, x, y, hyper], [theta, slots, report]),
+        "score": ([], []),
+    }[kind]
+    return tuple(t for t in inputs if 0 not in t.shape), tuple(t for t in outputs if 0 not in t.shape)
+
+
+def _wrong_shapes(m: Manifest, method: Method) -> list[str]:
+    problems: list[str] = []
+    if method.kind == "score":
+        return problems
+    for side, have, want in zip(
+        ("inputs", "outputs"), (method.inputs, method.outputs), signature(m, method.kind, method.batch), strict=True
+    ):
+        if have != want:
+            problems.append(f"{side} {_shown(have)} where {_shown(want)} is needed")
+    return problems
+
+
+def _shown(tensors: tuple[Tensor, ...]) -> str:
+    return "(" + ", ".join(f"{t.name} {t.dtype}{list(t.shape)}" for t in tensors) + ")"

@@ -1,0 +1,140 @@
+"""Graphs to a .pte: each method of the program is one call of one XNNPACK delegate.
+
+The ExecuTorch program is written directly in its own schema. The general path (to_edge, partitioner, to_backend) gave the same delegates in
+minutes instead of seconds, and chose layouts that cost a tenth of the step: docs/decisions/0002-one-delegate-emitter.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from executorch.exir import schema
+from executorch.exir._serialize._named_data_store import NamedDataStore
+from executorch.exir._serialize._program import PTEFile, serialize_pte_binary
+from executorch.exir.scalar_type import ScalarType
+from torch import fx
+
+from edgecl.errors import ProjectError
+from export.xnnpack.graph import Builder, Constant, Value
+from export.xnnpack.operators import OPERATORS, Unsupported
+
+ALIGNMENT = 64
+"""Bytes between inputs and outputs in their buffer: XNNPACK's kernels may read up to 16 bytes past the end of a tensor."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A program's bytes, and what inspect shows of its methods."""
+
+    pte: bytes
+    planned_bytes: Mapping[str, int]
+    operators: Mapping[str, tuple[str, ...]]
+    """XNNPACK operators of each method, in order."""
+
+
+def lower(methods: Mapping[str, fx.GraphModule]) -> Lowered:
+    """Lower lean graphs (export/passes), whose inputs and outputs are float32 tensors, to one program.
+
+    Raises ProjectError naming every operator that would have to stay outside the delegate, and where it comes from.
+    """
+    store = NamedDataStore()
+    plans, operators, blobs = [], {}, []
+    for name, graph in methods.items():
+        builder = Builder(store)
+        used = _emit(name, graph, builder)
+        blobs.append(schema.BackendDelegateInlineData(builder.serialize()))
+        plans.append(_plan(name, graph, used, len(blobs) - 1))
+        operators[name] = tuple(type(node.xnode_union).__name__.removeprefix("XNN") for node in builder.nodes)
+    program = schema.Program(
+        version=0,
+        execution_plan=plans,
+        constant_buffer=[schema.Buffer(b"")],
+        backend_delegate_data=blobs,
+        segments=[],
+        constant_segment=schema.SubsegmentOffsets(0, []),
+    )
+    file = PTEFile(program, named_data=store.get_named_data_store_output())
+    pte = bytes(serialize_pte_binary(file, extract_delegate_segments=True, delegate_alignment=16))
+    return Lowered(pte, {p.name: p.non_const_buffer_sizes[1] for p in plans}, operators)
+
+
+def _emit(name: str, graph: fx.GraphModule, builder: Builder) -> list[fx.Node]:
+    """Write the graph into the builder; returns the inputs that the delegate takes, in order."""
+    env: dict[fx.Node, object] = {}
+    used = []
+    left: dict[str, str] = {}
+    for node in graph.graph.nodes:
+        if node.op == "placeholder":
+            if node.users:
+                used.append(node)
+                env[node] = builder.input(tuple(node.meta["val"].shape))
+        elif node.op == "get_attr":
+            env[node] = Constant(_attribute(graph, str(node.target)))
+        elif node.op == "call_function":
+            args = fx.map_arg(node.args, lambda n: env.get(n))
+            emit = OPERATORS.get(node.target)
+            try:
+                if emit is None:
+                    raise Unsupported("no XNNPACK operator for it")
+                env[node] = emit(builder, node, args)
+            except Unsupported as reason:
+                left.setdefault(str(node.target), str(reason))
+                env[node] = builder.value(tuple(node.meta["val"].shape), range(node.meta["val"].dim()))
+        elif node.op == "output":
+            for source in node.args[0]:
+                value = env[source]
+                builder.output(value if isinstance(value, Value) else builder.constant(value.tensor))
+    if left:
+        listed = "; ".join(f"{target}: {reason}" for target, reason in left.items())
+        raise ProjectError(f"{name}: these operators would stay outside the delegate: {listed}; write the learner without them")
+    return used
+
+
+def _attribute(graph: fx.GraphModule, target: str) -> torch.Tensor:
+    value: object = graph
+    for part in target.split("."):
+        value = getattr(value, part)
+    assert isinstance(value, torch.Tensor)
+    return value
+
+
+def _plan(name: str, graph: fx.GraphModule, used: list[fx.Node], delegate: int) -> schema.ExecutionPlan:
+    inputs = [n for n in graph.graph.nodes if n.op == "placeholder"]
+    outputs = list(graph.graph.output_node().args[0])
+    values, end = [], 0
+    for node in (*inputs, *outputs):
+        shape = list(node.meta["val"].shape)
+        values.append(schema.EValue(_tensor(shape, end)))
+        end += -(-4 * node.meta["val"].numel() // ALIGNMENT) * ALIGNMENT + ALIGNMENT
+    ins, outs = list(range(len(inputs))), list(range(len(inputs), len(values)))
+    call = schema.DelegateCall(delegate, [inputs.index(n) for n in used] + outs)
+    call.delegate_index = 0
+    return schema.ExecutionPlan(
+        name=name,
+        container_meta_type=schema.ContainerMetadata("", ""),
+        values=values,
+        inputs=ins,
+        outputs=outs,
+        chains=[schema.Chain([], [], [schema.Instruction(call)], None)],
+        operators=[],
+        delegates=[
+            schema.BackendDelegate(
+                "XnnpackBackend", schema.BackendDelegateDataReference(schema.DataLocation.INLINE, delegate), []
+            )
+        ],
+        non_const_buffer_sizes=[0, end],
+    )
+
+
+def _tensor(shape: list[int], offset: int) -> schema.Tensor:
+    return schema.Tensor(
+        scalar_type=ScalarType.FLOAT,
+        storage_offset=0,
+        sizes=shape,
+        dim_order=list(range(len(shape))),
+        requires_grad=False,
+        layout=0,
+        data_buffer_idx=0,
+        allocation_info=schema.AllocationDetails(1, offset & 0xFFFFFFFF, offset >> 32),
+        shape_dynamism=schema.TensorShapeDynamism.STATIC,
+    )

@@ -1,0 +1,27 @@
+"""Losses of test-time adaptation, as means over a batch."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Shannon entropy of the predicted distribution, nats, [B]: H = -sum_c p_c ln p_c (Wang et al. 2021, Eq. 1)."""
+    log_p = torch.log_softmax(logits, 1)
+    return -(log_p.exp() * log_p).sum(1)
+
+
+def below(values: Tensor, threshold: float | Tensor) -> Tensor:
+    """1.0 where a value is below the threshold, else 0.0; no gradient."""
+    return (values.detach() < threshold).to(values.dtype)
+
+
+def mean_over(values: Tensor, selected: Tensor) -> Tensor:
+    """Mean of the selected values, 0 when none is selected (never 0/0, whose gradient would be NaN)."""
+    return (values * selected).sum() / torch.clamp(selected.sum(), min=1.0)
+
+
+def entropy_margin(classes: int, share: float = 0.4) -> float:
+    """Entropy below which a sample counts as reliable: 0.4 ln C (Niu et al. 2022, Eq. 3)."""
+    return share * math.log(classes)

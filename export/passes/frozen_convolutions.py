@@ -1,0 +1,62 @@
+"""Gradients through frozen convolutions: with respect to the input only, as convolutions with constant weights.
+
+The weight gradient of a frozen layer is never built, and nothing keeps the layer's input. With stride 1 the input gradient is a
+forward convolution with the weight flipped and its channels exchanged; with a larger stride a transposed convolution,
+whose weight is a copy of its own: ExecuTorch 1.5.1 serialises a weight shared by a convolution and a transposed one wrongly.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from export.passes.rewrite import Rules, Site
+from export.passes.shapes import spread
+
+aten = torch.ops.aten
+
+
+def _backward(
+    site: Site,
+    g: Tensor,
+    x: Tensor,
+    w: Tensor,
+    bias_sizes: Any,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    output_padding: list[int],
+    groups: int,
+    mask: list[bool],
+) -> Any:
+    if not site.frozen(2) or transposed or mask[1] or mask[2] or w.dim() != 4:
+        return NotImplemented
+    return input_gradient(g, x.shape, w, stride, padding, dilation, groups), None, None
+
+
+def input_gradient(
+    g: Tensor, shape: Any, w: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
+) -> Tensor:
+    """Gradient of convolution(x, w) with respect to x of this shape."""
+    reach = [d * (k - 1) for d, k in zip(dilation, w.shape[2:], strict=True)]
+    if list(stride) == [1, 1] and all(r >= p for r, p in zip(reach, padding, strict=True)):
+        out, within, kh, kw = w.shape
+        flipped = w.reshape(groups, out // groups, within, kh, kw).transpose(1, 2).flip((3, 4))
+        flipped = flipped.reshape(groups * within, out // groups, kh, kw)
+        around = [r - p for r, p in zip(reach, padding, strict=True)]
+        return aten.convolution(g, flipped, None, [1, 1], around, dilation, False, [0, 0], groups)
+    if list(w.shape[2:]) == [1, 1] and list(padding) == [0, 0]:
+        # Most of what a transposed convolution would write are zeros: multiply where there is something, then spread.
+        g = input_gradient(g, None, w, [1, 1], padding, dilation, groups)
+        for dim in (2, 3):
+            g = spread(g, dim, stride[dim - 2], shape[dim]) if stride[dim - 2] > 1 else g
+        return g
+    left = [
+        n - ((m - 1) * s - 2 * p + r + 1)
+        for n, m, s, p, r in zip(shape[2:], g.shape[2:], stride, padding, reach, strict=True)
+    ]
+    return aten.convolution(g, w.clone(), None, stride, padding, dilation, True, left, groups)
+
+
+RULES: Rules = {aten.convolution_backward.default: _backward}

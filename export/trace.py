@@ -1,0 +1,95 @@
+"""From a learner's functions on named pieces to one ATen graph on flat vectors: forward, backward and update."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from edgecl.manifest import Layout, Piece
+from export.learners import Adapts, Learner, Pieces, Step, Trains
+
+
+@dataclass(frozen=True)
+class Flat:
+    """A method as a function of flat tensors, with example inputs; `inputs` and `outputs` name them in order."""
+
+    name: str
+    run: Callable[..., tuple[Tensor, ...]]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    example: tuple[Tensor, ...]
+
+
+def layout(learner: Learner) -> Layout:
+    """The layout of a learner's state."""
+
+    def pieces(named: Pieces) -> tuple[Piece, ...]:
+        offset, out = 0, []
+        for name, value in named.items():
+            out.append(Piece(name=name, shape=tuple(value.shape), offset=offset))
+            offset += value.numel()
+        return tuple(out)
+
+    return Layout(theta=pieces(learner.theta()), slots=pieces(learner.slots()))
+
+
+def flat(pieces: Pieces) -> Tensor:
+    """The pieces as one vector, in their order."""
+    if not pieces:
+        return torch.zeros(0)
+    return torch.cat([piece.reshape(-1) for piece in pieces.values()])
+
+
+def split(vector: Tensor, pieces: Sequence[Piece]) -> Pieces:
+    """Named views of a vector."""
+    return {p.name: vector[p.offset : p.offset + p.size].reshape(p.shape) for p in pieces}
+
+
+def methods(learner: Learner, kind: str, batch: int, x: Tensor, classes: int) -> Flat:
+    """A method of a learner over flat tensors; `x` is an example batch of the right size and dtype."""
+    form = layout(learner)
+    like = {"dtype": x.dtype}
+    theta, slots = flat(learner.theta()).to(x), flat(learner.slots()).to(x)
+    hyper = torch.tensor(list(learner.hyper.values()), **like)
+    noise = torch.full((learner.noise,), 0.5, **like)
+
+    def named(vector: Tensor) -> Pieces:
+        return {name: vector[i : i + 1].reshape(()) for i, name in enumerate(learner.hyper)}
+
+    def after(step: Step, old_theta: Tensor, old_slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        new_theta = flat(split(old_theta, form.theta) | step.theta)
+        new_slots = flat(split(old_slots, form.slots) | step.slots)
+        if step.applied is not None:
+            keep = 1 - step.applied
+            new_theta = step.applied * new_theta + keep * old_theta
+            new_slots = step.applied * new_slots + keep * old_slots
+        report = torch.stack([step.report[name].reshape(()) for name in learner.report])
+        return new_theta.detach(), new_slots.detach(), report.detach()
+
+    def infer(theta: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        out = learner.infer(split(theta, form.theta), x)
+        return out.logits, out.taps
+
+    def adapt(theta: Tensor, slots: Tensor, x: Tensor, noise: Tensor, hyper: Tensor) -> tuple[Tensor, ...]:
+        step = learner.adapt(split(theta, form.theta), split(slots, form.slots), x, noise, named(hyper))
+        return step.answer.logits, step.answer.taps, *after(step, theta, slots)
+
+    def learn(theta: Tensor, slots: Tensor, x: Tensor, y: Tensor, hyper: Tensor) -> tuple[Tensor, ...]:
+        step = learner.learn(split(theta, form.theta), split(slots, form.slots), x, y, named(hyper))
+        return after(step, theta, slots)
+
+    y = torch.zeros(batch, classes, **like)
+    table = {
+        "infer": (infer, {"theta": theta, "x": x}, ("logits", "taps")),
+        "adapt": (adapt, {"theta": theta, "slots": slots, "x": x, "noise": noise, "hyper": hyper}, ("logits", "taps", "theta", "slots", "report")),
+        "learn": (learn, {"theta": theta, "slots": slots, "x": x, "y": y, "hyper": hyper}, ("theta", "slots", "report")),
+    }
+    run, given, outputs = table[kind]
+    return Flat(f"{kind}_b{batch}", run, tuple(given), outputs, tuple(given.values()))
+
+
+def trace(method: Flat) -> fx.GraphModule:
+    """One ATen graph of the method, autograd included."""
+    return make_fx(method.run, tracing_mode="real")(*method.example)

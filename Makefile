@@ -1,0 +1,40 @@
+# What developers and CI run. It needs Python 3.11 or later, a C++ compiler and make; pip brings the rest into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test lint bench build
+
+setup: .venv/.built
+
+# torch by itself first: the packages after it then find its version settled.
+.venv/.packages: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install torch==2.13.0
+	$(BIN)/pip install executorch==1.5.1 "scikit-build-core>=1.1" "nanobind>=3.1,<4" "cmake>=3.28" ninja
+	$(BIN)/pip install --no-build-isolation --editable ".[dev]"
+	touch $@
+
+# The editable install knows the packages that it found: a new one means installing again.
+.venv/.built: .venv/.packages CMakeLists.txt $(wildcard edgecl/_runtime*.cpp edgecl/_runtime*.h) $(wildcard */__init__.py */*/__init__.py)
+	$(BIN)/pip install --no-build-isolation --no-deps --editable .
+	touch $@
+
+demo: setup
+	$(BIN)/python demo/run.py
+
+test: setup
+	$(BIN)/pytest --numprocesses auto
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python benchmarks/run.py
+
+# Isolated from .venv, as a release is.
+build: setup
+	rm -rf dist
+	$(BIN)/python -m build --wheel --outdir dist

@@ -75,9 +75,11 @@ class EcoTTA:
         selected = below(h, hyper["margin"] * entropy_margin(self.encoder.classes, 1.0))
         down = _one(mean_over(h, selected), self.last)
         grads: Pieces = {}
+        regulariser = torch.zeros(())
         for k in range(self.count, 0, -1):
             part = partitions[k - 1]
             difference = part.adapted.detach() - part.left.detach()
+            regulariser = regulariser + difference.abs().mean()
             pull = hyper["lambda"] / difference.numel() * torch.sgn(difference)
             own = {name: params[name] for name in self.trained if name.startswith(f"{k}.")}
             both = torch.autograd.grad(part.adapted, list(own.values()), down + pull, retain_graph=True)
@@ -85,7 +87,6 @@ class EcoTTA:
             if k > 1:
                 (down,) = torch.autograd.grad(part.adapted, [part.entered], down)
         grads = {name: grads[name] for name in self.trained}
-        regulariser = sum((p.adapted - p.left).abs().mean() for p in partitions)
         new, slots = sgd(params, grads, slots, lr=hyper["lr"], momentum=hyper["momentum"])
         some = torch.clamp(selected.sum(), max=1.0)
         report = {"entropy": h.mean(), "selected": selected.mean(), "regulariser": regulariser}

@@ -46,6 +46,7 @@ def _slice(site: Site, x: Tensor, dim: int = 0, start: int | None = 0, end: int 
     if step == 1 or x.dim() != 4 or dim not in (2, 3):
         return NotImplemented
     first, last = start or 0, min(x.shape[dim], x.shape[dim] if end is None else end)
+    last = min(x.shape[dim], first - (first - last) // step * step)  # whole groups of step, where there are as many
     return every(x if (first, last) == (0, x.shape[dim]) else aten.slice.Tensor(x, dim, first, last), dim, step)
 
 

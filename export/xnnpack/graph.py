@@ -116,7 +116,7 @@ class Builder:
         """The next tensor that the caller gets: `value`, lying as the graph counts dimensions."""
         order = contiguous(len(value.shape))
         ready = self.lay(value, order)
-        if ready.id not in self.producer or self._tensor(ready.id).flags:  # an input, a constant, or out already
+        if ready.id not in self.producer or self.tensor(ready.id).flags:  # an input, a constant, or out already
             out = self.value(value.shape, order)
             self.node(xnn.XNNCopy(input_id=ready.id, output_id=out.id, flags=0))
             ready = out
@@ -191,12 +191,27 @@ class Builder:
         node.output_min_max = _limits(low, high)
         return True
 
-    # the end
+    # the whole
+
+    def tensor(self, id: int) -> xnn.XNNTensorValue:
+        """What XNNPACK is told of a tensor."""
+        union = self.values[id].xvalue_union
+        return union.tensor_value if isinstance(union, xnn.XNNQuantizedTensorValue) else union
+
+    def bytes_of(self, id: int) -> int:
+        """Bytes of a tensor."""
+        tensor = self.tensor(id)
+        return math.prod(tensor.dims) * _WIDTH[tensor.datatype]
+
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of all constants; packing them for the kernels takes about as much."""
+        return sum(entry.size for entry in self._data)
 
     def serialize(self) -> bytes:
         """The delegate's bytes."""
-        inputs = [v.id_out for v in map(_inner, self.values) if v.flags & EXTERNAL_INPUT]
-        outputs = [v.id_out for v in map(_inner, self.values) if v.flags & EXTERNAL_OUTPUT]
+        inputs = [id for id in range(len(self.values)) if self.tensor(id).flags & EXTERNAL_INPUT]
+        outputs = [id for id in range(len(self.values)) if self.tensor(id).flags & EXTERNAL_OUTPUT]
         graph = xnn.XNNGraph("0", self.nodes, self.values, self._externals, inputs, outputs, self._data)
         return bytes(serialize_xnnpack_binary(graph, bytearray()))
 
@@ -214,21 +229,20 @@ class Builder:
         return len(self._data) - 1
 
     def _expose(self, id: int, flag: int) -> None:
-        tensor = self._tensor(id)
+        tensor = self.tensor(id)
         tensor.flags, tensor.external_id = flag, self._externals
         self._externals += 1
 
-    def _tensor(self, id: int) -> xnn.XNNTensorValue:
-        return _inner(self.values[id])
 
-
+_WIDTH = {
+    xnn.XNNDatatype.xnn_datatype_fp32: 4,
+    xnn.XNNDatatype.xnn_datatype_qint8: 1,
+    xnn.XNNDatatype.xnn_datatype_qdint8: 1,
+    xnn.XNNDatatype.xnn_datatype_qcint8: 1,
+    xnn.XNNDatatype.xnn_datatype_qcint32: 4,
+}
 _CLAMPING = (xnn.XNNConv2d, xnn.XNNDepthwiseConv2d, xnn.XNNConvTranspose2d, xnn.XNNFullyConnected, xnn.XNNAdd, xnn.XNNSubtract,
              xnn.XNNMultiply, xnn.XNNDiv)  # fmt: skip
-
-
-def _inner(value: Any) -> xnn.XNNTensorValue:
-    union = value.xvalue_union
-    return union.tensor_value if isinstance(union, xnn.XNNQuantizedTensorValue) else union
 
 
 def _limits(low: float | None, high: float | None) -> xnn.OutputMinMax | None:

@@ -52,12 +52,8 @@ def _binary(kind: Any) -> Emit:
         if node.kwargs.get("alpha", 1) != 1:
             raise Unsupported("add or sub with alpha")
         shape = _shape(node)
-        whole = [a for a in args[:2] if isinstance(a, Value) and a.shape == shape]
-        order = whole[0].order if whole else preferred(shape)
-        for operand in whole:  # where they differ, the one that a transpose would cost more keeps its own
-            if operand.dims == operand.stored:
-                order = operand.order
-                break
+        whole = [a.order for a in args[:2] if isinstance(a, Value) and a.shape == shape]
+        order = NHWC if NHWC in whole or (len(shape) == 4 and not whole) else (*whole, preferred(shape))[0]
         one, other = (_raised(builder, a, len(shape), order) for a in args[:2])
         out = builder.value(shape, order)
         builder.node(kind(one.id, other.id, out.id, 0))
@@ -109,14 +105,20 @@ def _reshape(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
 
 
 def _slice(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
-    source = builder.lay(args[0], args[0].order)
-    dim = (args[1] if len(args) > 1 else 0) % len(source.shape)
-    start = args[2] if len(args) > 2 and args[2] is not None else 0
     if len(args) > 4 and args[4] != 1:
         raise Unsupported("slice with a step")
-    start = max(0, start + source.shape[dim] if start < 0 else start)
+    if len(node.users) == 1 and next(iter(node.users)).target is aten.slice.Tensor:
+        return args[0]  # the next one takes its part of the whole, in one piece
+    source = builder.lay(args[0], args[0].order)
+    starts = [0] * len(source.shape)
+    cut: Any = node
+    while cut is node or (cut.target is aten.slice.Tensor and len(cut.users) == 1):
+        dim = (cut.args[1] if len(cut.args) > 1 else 0) % len(starts)
+        start = cut.args[2] if len(cut.args) > 2 and cut.args[2] is not None else 0
+        starts[dim] += start if start >= 0 else start + cut.args[0].meta["val"].shape[dim]
+        cut = cut.args[0]
     out = builder.value(_shape(node), source.order)
-    offsets = [start if i == dim else 0 for i in source.order]
+    offsets = [starts[i] for i in source.order]
     builder.node(xnn.XNNStaticSlice(len(offsets), offsets, list(out.dims), source.id, out.id, 0))
     return out
 

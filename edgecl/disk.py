@@ -1,0 +1,36 @@
+"""Writing that survives a power cut: temporary name, fsync the file, rename, fsync the directory."""
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def write_new(path: Path, pieces: Iterable[bytes], *, durable: bool = True) -> None:
+    """Write a file that does not exist yet, and its bytes to the medium. The name is durable once its directory is.
+
+    Raises OSError.
+    """
+    with path.open("xb") as file:
+        for piece in pieces:
+            file.write(piece)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable. Raises OSError."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a directory with all that is in it; nothing may be there. Raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

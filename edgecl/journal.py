@@ -1,0 +1,252 @@
+"""The journal of a run: append records, read them back, recover after a crash. See docs/formats/journal.md.
+
+A journal is a directory of segments `<boot>-<n>.mcap`, MCAP files with one topic a record type. The records are the
+messages of `edgecl/journal.proto`, whose module is generated in the root of the repository by
+
+    python -m grpc_tools.protoc -I. --python_out=. --mypy_out=. edgecl/journal.proto
+
+Records are gathered into chunks in memory. A crash of the process loses those appended since the last `sync` (or since
+a chunk filled up); a power cut loses no more than that, on a medium that honours flushes. So the loop calls `sync`
+before it writes a checkpoint: what a checkpoint has learned is always in the journal.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from google.protobuf.message import DecodeError
+
+from edgecl import recovery, segment
+from edgecl.errors import JournalError
+from edgecl.journal_pb2 import (
+    DESCRIPTOR,
+    Checkpoint,
+    Damaged,
+    End,
+    Guard,
+    Loss,
+    Prediction,
+    Run,
+    Sample,
+    Setting,
+    Stamp,
+    Update,
+)
+
+__all__ = [
+    "Checkpoint",
+    "Clock",
+    "Damaged",
+    "End",
+    "Guard",
+    "Journal",
+    "Loss",
+    "Prediction",
+    "Record",
+    "Run",
+    "Sample",
+    "Setting",
+    "Stamp",
+    "Torn",
+    "Update",
+    "read",
+    "recover",
+]
+
+SEGMENT_BYTES: Final = 8 << 20
+"""A segment that has this size is sealed and the next one begun: small enough to pull whole over a slow link."""
+
+Record = Run | Prediction | Damaged | Update | Guard | Checkpoint | Loss | Sample | End
+
+TOPICS: Final[dict[str, type[Record]]] = {
+    "/run": Run,
+    "/prediction": Prediction,
+    "/damaged": Damaged,
+    "/update": Update,
+    "/guard": Guard,
+    "/checkpoint": Checkpoint,
+    "/loss": Loss,
+    "/sample": Sample,
+    "/end": End,
+}
+
+
+@dataclass(frozen=True)
+class Torn:
+    """A segment is not whole. What stands before `offset` was read, what stands behind it cannot be."""
+
+    file: Path
+    offset: int
+    bytes_lost: int
+    """0 where no record is known to be missing: cut off between chunks, still being written, or a damaged summary."""
+    reason: str
+
+
+class Clock(Protocol):
+    """Where a record's times come from."""
+
+    def monotonic_ns(self) -> int: ...
+    def wall_ns(self) -> int: ...
+    def quality(self) -> Stamp.Quality.ValueType: ...
+
+
+class Journal:
+    """Appends the records of one run. One thread uses it.
+
+    Every method may raise JournalError; the journal stays readable up to the last chunk written. When the disk was
+    full, nothing appended before is forgotten: `append` and `sync` may be called again once there is room.
+    """
+
+    def __init__(self, directory: Path, *, boot: str, clock: Clock, segment_bytes: int = SEGMENT_BYTES) -> None:
+        """Continue the journal in a directory, which `recover` has seen to, with a new segment.
+
+        `boot` names this boot of the board: letters and digits, such as the kernel's boot_id without its hyphens.
+        """
+        if not re.fullmatch(_BOOT, boot):
+            raise JournalError(f"{boot!r} cannot name a boot; give 1 to 64 letters and digits")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._number = max((number for number, _ in _segments(directory)), default=0)
+        except OSError as error:
+            raise segment.disk_error(directory, error) from None
+        self._directory = directory
+        self._boot = boot
+        self._clock = clock
+        self._segment_bytes = segment_bytes
+        self._segment: segment.Writer | None = None
+        self._sequence = 0
+
+    def append(self, record: Record) -> None:
+        """Stamp a record and add it to the chunk in memory."""
+        stamp = record.stamp
+        stamp.boot = self._boot
+        stamp.sequence = self._sequence
+        stamp.monotonic_ns = self._clock.monotonic_ns()
+        stamp.wall_ns = self._clock.wall_ns()
+        stamp.quality = self._clock.quality()
+        data = record.SerializeToString()
+        if len(data) > segment.MAX_RECORD_BYTES:
+            raise JournalError(
+                f"a {type(record).__name__} of {len(data)} bytes, more than the limit of {segment.MAX_RECORD_BYTES}; "
+                "keep smaller samples"
+            )
+        if self._segment and self._segment.size >= self._segment_bytes:
+            self._segment.seal()
+            self._segment = None
+        if not self._segment:
+            self._segment = segment.Writer(self._directory / f"{self._boot}-{self._number + 1}.mcap")
+            self._number += 1
+        self._segment.add(_CHANNELS[type(record)], stamp.wall_ns, stamp.sequence, data)
+        self._sequence += 1
+
+    def sync(self) -> None:
+        """Make everything appended so far durable."""
+        if self._segment:
+            self._segment.sync()
+
+    def close(self) -> None:
+        """Make everything durable and seal the segment. A journal that cannot do that is closed as it is."""
+        if self._segment:
+            try:
+                self._segment.seal()
+            except JournalError:
+                self._segment.close()
+                raise
+            finally:
+                self._segment = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read(path: Path) -> Iterator[Record | Torn]:
+    """The records of a journal or of one segment, in the order in which they were appended.
+
+    A segment that is not whole gives the records before the damage, exactly, and then a Torn; reading goes on with the
+    next segment. Topics that this edgecl does not know are left out. No more than one chunk is held in memory.
+
+    Raises JournalError: nothing is there, it cannot be read, or one file was named and it is not MCAP at all.
+    """
+    try:
+        if path.is_dir():
+            for _, part in _segments(path):
+                yield from _read_segment(part)
+        else:
+            with path.open("rb") as file:
+                start = file.read(len(segment.MAGIC))
+            if not segment.MAGIC.startswith(start):
+                raise JournalError(f"{path}: not a journal; give a journal's directory or one of its .mcap files")
+            yield from _read_segment(path)
+    except OSError as error:
+        raise JournalError(f"{path}: {error.strerror or error}; give a journal that can be read") from None
+
+
+def recover(directory: Path) -> list[Loss]:
+    """Repair what a crash left: every segment that was not sealed keeps its whole part and is sealed.
+
+    Call it before the Journal of a new run, and append what it gives: each Loss is one segment that was repaired. The
+    repaired segment is written beside the other and renamed, so a crash in here loses nothing.
+
+    Raises JournalError: a segment cannot be read or written, or another process is writing it.
+    """
+    losses = []
+    try:
+        for _, path in _segments(directory) if directory.is_dir() else ():
+            if repaired := recovery.repair(path):
+                stop, kept = repaired
+                losses.append(Loss(file=path.name, bytes_lost=stop.bytes_lost, records_kept=kept))
+    except OSError as error:
+        raise segment.disk_error(directory, error) from None
+    return losses
+
+
+def _read_segment(path: Path) -> Iterator[Record | Torn]:
+    with path.open("rb") as file:
+        for found in recovery.scan(file):
+            if isinstance(found, recovery.Stop):
+                if not found.sealed:
+                    yield Torn(path, found.offset, found.bytes_lost, found.reason)
+                return
+            try:
+                records = [
+                    TOPICS[message.channel.topic].FromString(message.data)
+                    for message in found.messages
+                    if message.channel.topic in TOPICS
+                ]
+            except DecodeError:
+                size = path.stat().st_size
+                yield Torn(path, found.offset, size - found.offset, "a record that does not follow its schema")
+                return
+            yield from records
+
+
+def _segments(directory: Path) -> list[tuple[int, Path]]:
+    """Number and path of each segment, in the order of their numbers."""
+    found = ((_SEGMENT.fullmatch(path.name), path) for path in directory.iterdir())
+    return sorted((int(match[1]), path) for match, path in found if match)
+
+
+def _file_descriptor_set() -> bytes:
+    """The schema that MCAP wants with protobuf: a FileDescriptorSet, which is field 1 repeated, of our one file."""
+    data, length = DESCRIPTOR.serialized_pb, bytearray()
+    left = len(data)
+    while left > 0x7F:
+        length.append(left & 0x7F | 0x80)
+        left >>= 7
+    return b"\x0a" + bytes(length) + bytes([left]) + data
+
+
+_BOOT: Final = "[A-Za-z0-9]{1,64}"
+_SEGMENT: Final = re.compile(rf"{_BOOT}-([0-9]{{1,12}})\.mcap")
+_SCHEMA: Final = _file_descriptor_set()
+_CHANNELS: Final = {
+    record: segment.Channel(topic, record.DESCRIPTOR.full_name, _SCHEMA) for topic, record in TOPICS.items()
+}

@@ -240,7 +240,9 @@ def decode(data: bytes, where: str = "manifest.json") -> Manifest:
     that contradict each other (pieces that overlap, a method whose shapes do not fit the state layout).
     """
     if len(data) > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{where}: {len(data)} bytes, more than the limit of {MAX_MANIFEST_BYTES}; rebuild the bundle")
+        raise BundleError(
+            f"{where}: {len(data)} bytes, more than the limit of {MAX_MANIFEST_BYTES}; rebuild the bundle"
+        )
     try:
         schema = msgspec.json.decode(data, type=_Schema).schema
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -289,7 +291,9 @@ def _contradictions(m: Manifest) -> list[str]:
             problems.append(f"files: {file.path!r} is not a plain relative path")
     channels = m.input.shape[-1:] if m.input.kind == "image" else m.input.shape[:1]
     if not (len(m.input.scale) == len(m.input.shift) == (channels[0] if channels else 1)):
-        problems.append(f"input: {len(m.input.scale)} scales and {len(m.input.shift)} shifts for shape {list(m.input.shape)}")
+        problems.append(
+            f"input: {len(m.input.scale)} scales and {len(m.input.shift)} shifts for shape {list(m.input.shape)}"
+        )
     if len(m.classes) < 2:
         problems.append(f"classes: {len(m.classes)}, a classifier has two or more")
     if m.min_version > m.version:

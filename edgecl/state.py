@@ -96,9 +96,7 @@ def _cut(vector: Vector, piece: Piece) -> Vector:
 
 def dump(state: State) -> bytes:
     """The bytes of a state file; the same state gives the same bytes."""
-    header = Header(
-        format=FORMAT, layout=state.layout.digest, step=state.step, seen=state.seen, digest=state.digest
-    )
+    header = Header(format=FORMAT, layout=state.layout.digest, step=state.step, seen=state.seen, digest=state.digest)
     tensors = {"theta": state.theta, "slots": state.slots}
     return safetensors.numpy.save(tensors, metadata={"edgecl": msgspec.json.encode(header).decode()})
 

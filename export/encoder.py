@@ -56,7 +56,12 @@ class Encoder(nn.Module):
     """The frozen network: call it with functions for the sites to change. Nothing in it requires a gradient."""
 
     def __init__(
-        self, graph: fx.GraphModule, norms: Sequence[Norm], taps: Sequence[Tap], input_shape: Sequence[int], classes: int
+        self,
+        graph: fx.GraphModule,
+        norms: Sequence[Norm],
+        taps: Sequence[Tap],
+        input_shape: Sequence[int],
+        classes: int,
     ) -> None:
         super().__init__()
         self.graph = graph
@@ -152,7 +157,9 @@ def capture(model: nn.Module, example: Tensor, *, taps: Sequence[str] = (), open
     with torch.no_grad():
         out = Encoder(graph, norms, [Tap(name, ()) for name in taps], example.shape[1:], 0)(example)
     if not isinstance(out.logits, Tensor) or out.logits.dim() != 2 or out.logits.shape[0] != len(example):
-        raise ProjectError("model: forward() must return one tensor of logits [batch, classes]; wrap it in one that does")
+        raise ProjectError(
+            "model: forward() must return one tensor of logits [batch, classes]; wrap it in one that does"
+        )
     places = [Tap(name, tuple(value.shape[1:])) for name, value in zip(taps, out.taps, strict=True)]
     return Encoder(graph, norms, places, example.shape[1:], out.logits.shape[1])
 
@@ -198,7 +205,9 @@ def _settle_norms(graph: fx.GraphModule, keep_open: bool) -> list[Norm]:
         gamma, beta, mean, var = (_constant(graph, arg) for arg in node.args[1:5])
         eps = float(node.args[7])
         if mean is None or var is None:
-            raise ProjectError(f"{_module_paths(node)[-1]}: batch normalisation without running statistics; train with them")
+            raise ProjectError(
+                f"{_module_paths(node)[-1]}: batch normalisation without running statistics; train with them"
+            )
         gamma = torch.ones_like(mean) if gamma is None else gamma
         beta = torch.zeros_like(mean) if beta is None else beta
         deviation = torch.sqrt(var + eps)

@@ -86,7 +86,9 @@ def _emit(name: str, graph: fx.GraphModule, builder: Builder) -> list[fx.Node]:
                 builder.output(value if isinstance(value, Value) else builder.constant(value.tensor))
     if left:
         listed = "; ".join(f"{target}: {reason}" for target, reason in left.items())
-        raise ProjectError(f"{name}: these operators would stay outside the delegate: {listed}; write the learner without them")
+        raise ProjectError(
+            f"{name}: these operators would stay outside the delegate: {listed}; write the learner without them"
+        )
     return used
 
 

@@ -38,7 +38,14 @@ def sgd_slots(theta: Pieces) -> Pieces:
 
 
 def adam(
-    theta: Pieces, grads: Pieces, slots: Pieces, *, lr: Tensor, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
+    theta: Pieces,
+    grads: Pieces,
+    slots: Pieces,
+    *,
+    lr: Tensor,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
 ) -> tuple[Pieces, Pieces]:
     """Adam (Kingma and Ba 2015, Algorithm 1). Slots: `m`, `v`, and beta1^t, beta2^t in `decay`."""
     g = _flat(grads)

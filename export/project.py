@@ -148,13 +148,20 @@ class Project:
             x, y = self.function(name)()
         want = np.dtype(np.uint8 if self.tables.input.kind == "image" else np.float32)
         x, y = np.asarray(x), np.asarray(y)
-        if x.dtype != want or x.shape[1:] != self.tables.input.shape or y.shape != x.shape[:1] or y.dtype.kind not in "iu":
+        if (
+            x.dtype != want
+            or x.shape[1:] != self.tables.input.shape
+            or y.shape != x.shape[:1]
+            or y.dtype.kind not in "iu"
+        ):
             raise ProjectError(
                 f"data {name}: x {x.dtype}{list(x.shape)} and y {y.dtype}{list(y.shape)}; input says x "
                 f"{want}[N, {', '.join(map(str, self.tables.input.shape))}] and y integers [N]"
             )
         if len(y) == 0 or y.min() < 0 or y.max() >= len(self.tables.model.classes):
-            raise ProjectError(f"data {name}: labels must be 0 to {len(self.tables.model.classes) - 1}, and at least one")
+            raise ProjectError(
+                f"data {name}: labels must be 0 to {len(self.tables.model.classes) - 1}, and at least one"
+            )
         return x, y.astype(np.int64)
 
 

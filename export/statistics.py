@@ -29,9 +29,7 @@ def normalise(x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor,
     return x * channels(scale) + channels(beta - mean * scale)
 
 
-def adapt(
-    x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: Tensor, rate: Tensor
-) -> Normalised:
+def adapt(x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor, beta: Tensor, eps: Tensor, rate: Tensor) -> Normalised:
     """Move the statistics towards the batch and normalise with them.
 
     Gradients reach x, gamma and beta; the statistics count as constants, which spares the way back three passes over x.

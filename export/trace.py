@@ -83,8 +83,16 @@ def methods(learner: Learner, kind: str, batch: int, x: Tensor, classes: int) ->
     y = torch.zeros(batch, classes, **like)
     table = {
         "infer": (infer, {"theta": theta, "x": x}, ("logits", "taps")),
-        "adapt": (adapt, {"theta": theta, "slots": slots, "x": x, "noise": noise, "hyper": hyper}, ("logits", "taps", "theta", "slots", "report")),
-        "learn": (learn, {"theta": theta, "slots": slots, "x": x, "y": y, "hyper": hyper}, ("theta", "slots", "report")),
+        "adapt": (
+            adapt,
+            {"theta": theta, "slots": slots, "x": x, "noise": noise, "hyper": hyper},
+            ("logits", "taps", "theta", "slots", "report"),
+        ),
+        "learn": (
+            learn,
+            {"theta": theta, "slots": slots, "x": x, "y": y, "hyper": hyper},
+            ("theta", "slots", "report"),
+        ),
     }
     run, given, outputs = table[kind]
     return Flat(f"{kind}_b{batch}", run, tuple(given), outputs, tuple(given.values()))

@@ -115,7 +115,8 @@ class EcoTTA:
                 adapted = bn(f"{k}.bn", value) + torch.relu(bn(f"{k}.meta", meta))
                 partitions.append(_Partition(entered, value, adapted))
             entered = adapted.detach().requires_grad_(k > 0) if detach else adapted
-            if k == self.count: self.last = entered
+            if k == self.count:
+                self.last = entered
             return entered
 
         encoded = self.encoder(x, tap=tap)

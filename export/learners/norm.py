@@ -38,6 +38,7 @@ class Norm:
 
     def adapt(self, theta: Pieces, slots: Pieces, x: Tensor, noise: Tensor, hyper: Pieces) -> Step:
         from export.objectives import entropy
+
         encoded, moved = run(self.encoder, affine(self.encoder) | theta, x, hyper["rate"])
         return Step(answer(encoded), moved, slots, {"entropy": entropy(encoded.logits).mean()})
 

@@ -73,9 +73,14 @@ def _pad(site: Site, x: Tensor, pad: Sequence[int], value: float = 0.0) -> Any:
 
 
 def _expand(site: Site, x: Tensor, shape: Sequence[int], **kwargs: Any) -> Tensor:
-    if all(user.target in _BROADCASTING and tuple(user.meta["val"].shape) == tuple(shape) and not _all_expand(user) for user in site.node.users):
+    if all(
+        user.target in _BROADCASTING and tuple(user.meta["val"].shape) == tuple(shape) and not _all_expand(user)
+        for user in site.node.users
+    ):
         return x.reshape([1] * (len(shape) - x.dim()) + list(x.shape))  # the user broadcasts
-    return x * x.new_ones([1 if n == m else m for n, m in zip([1] * (len(shape) - x.dim()) + list(x.shape), shape, strict=True)])
+    return x * x.new_ones(
+        [1 if n == m else m for n, m in zip([1] * (len(shape) - x.dim()) + list(x.shape), shape, strict=True)]
+    )
 
 
 def _all_expand(user: torch.fx.Node) -> bool:

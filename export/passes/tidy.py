@@ -103,7 +103,8 @@ def _fold_constants(graph: fx.GraphModule) -> None:
     """Compute what depends on constants only; what it gives becomes a constant."""
     frozen = frozen_nodes(graph.graph)
     wanted = [
-        node for node in graph.graph.nodes
+        node
+        for node in graph.graph.nodes
         if node in frozen and node.op != "get_attr" and any(user not in frozen for user in node.users)
     ]
     values = _Constants(graph, frozen).compute()

@@ -1,9 +1,9 @@
 """Convolutions whose weight changes at run time, which XNNPACK lacks, as products of pixel matrices.
 
-With pixels as rows, a 1x1 convolution is one product [N*H*W, C] x [C, O]. For a kxk one, a convolution with constant ones first lays the k columns that a
-kernel row sees side by side as k*C channels; one product with all kernel rows gives k*O channels, and y is the sum of their k
-groups, each a row lower than the one before. That keeps k copies of the input where the usual k*k would be, and the
-products large. A few images at a time, so that the copies stay in the cache. The gradients are of the same make.
+With pixels as rows, a 1x1 convolution is one product [N*H*W, C] x [C, O]. For a kxk one, the k columns that a kernel row sees are first laid
+side by side as k*C channels; one product with all kernel rows gives k*O channels, and y is the sum of their k groups, each a
+row lower than the one before. That keeps k copies of the input where the usual k*k would be, and the products large.
+A few images at a time, so that the copies stay in the cache. The gradients are of the same make.
 """
 
 from typing import Any
@@ -28,15 +28,13 @@ def _times(x: Tensor, matrix: Tensor) -> Tensor:
     return rows.reshape(x.shape[0], x.shape[2], x.shape[3], matrix.shape[1]).permute(0, 3, 1, 2)
 
 
-def _beside(x: Tensor, k: int, dim: int, stride: int, padding: list[int], backwards: bool = False) -> Tensor:
-    """The k neighbours along a dimension as k groups of channels: a convolution with ones in the right places."""
-    c = x.shape[1]
-    eye = torch.eye(k, dtype=x.dtype)
-    eye = eye.flip(0) if backwards else eye
-    ones = torch.einsum("ek,oc->eock", eye, torch.eye(c, dtype=x.dtype)).reshape(k * c, c, k)
-    kernel = ones[:, :, :, None] if dim == 2 else ones[:, :, None, :]
-    strides = [stride, 1] if dim == 2 else [1, stride]
-    return aten.convolution(x, kernel, None, strides, padding, [1, 1], False, [0, 0], 1)
+def _beside(x: Tensor, k: int, dim: int, stride: int, padding: tuple[int, int], backwards: bool = False) -> Tensor:
+    """The k neighbours along a dimension as k groups of channels, after padding (rows, columns) on both sides."""
+    rows, columns = padding
+    x = aten.constant_pad_nd(x, [columns, columns, rows, rows]) if rows or columns else x
+    reach = (x.shape[dim] - k) // stride * stride + 1
+    parts = [aten.slice.Tensor(x, dim, d, d + reach, stride) for d in range(k)]
+    return torch.cat(parts[::-1] if backwards else parts, 1)
 
 
 def _group(x: Tensor, index: int, size: int) -> Tensor:
@@ -56,7 +54,7 @@ def convolve(x: Tensor, w: Tensor, stride: int, padding: int) -> Tensor:
 def _convolve(x: Tensor, w: Tensor, stride: int, padding: int) -> Tensor:
     out, within, k, _ = w.shape
     height = (x.shape[2] + 2 * padding - k) // stride + 1
-    columns = _beside(x, k, 3, stride, [padding, padding])
+    columns = _beside(x, k, 3, stride, (padding, padding))
     if stride == 1:
         product = _times(columns, w.permute(3, 1, 2, 0).reshape(k * within, k * out))
         bands = [_group(product, d, out)[:, :, d : d + height] for d in range(k)]
@@ -109,9 +107,9 @@ def weight_gradient(g: Tensor, x: Tensor, k: int, stride: int, padding: int) -> 
 
 def _pairs(g: Tensor, x: Tensor, k: int, stride: int, padding: int) -> Tensor:
     """[1, k*O, k*C]: what every row of the kernel and its k columns gather over some images."""
-    columns = _beside(x, k, 3, stride, [padding, padding])
+    columns = _beside(x, k, 3, stride, (padding, padding))
     if stride == 1:
-        rows = _beside(g, k, 2, 1, [k - 1, 0], backwards=True)
+        rows = _beside(g, k, 2, 1, (k - 1, 0), backwards=True)
         return aten.bmm(_pixels(rows).permute(0, 2, 1), _pixels(columns))
     turned = _pixels(g).permute(0, 2, 1)
     bands = [_band(columns, d, stride, g.shape[2]) for d in range(k)]
@@ -127,6 +125,12 @@ def input_gradient(g: Tensor, shape: Any, w: Tensor, stride: int, padding: int) 
         for dim in (2, 3):
             g = spread(g, dim, stride, shape[dim]) if stride > 1 else g
         return g
+    return _join([_spread_taps(part, shape, w, stride, padding) for part in _some_images(g, k * k)], 0)
+
+
+def _spread_taps(g: Tensor, shape: Any, w: Tensor, stride: int, padding: int) -> Tensor:
+    """The gradient of a convolution with a stride: what every tap gives, brought to the pixels that it read."""
+    out, within, k, _ = w.shape
     taps = _times(g, w.permute(0, 2, 3, 1).reshape(out, k * k * within))
     rows = []
     for a in range(stride):

@@ -24,6 +24,9 @@ EXTERNAL_INPUT, EXTERNAL_OUTPUT = 1, 2
 ALIGNMENT = 16
 """Bytes; what XNNPACK's kernels may assume of constants."""
 
+REUSE = 32
+"""Operators after which a tensor that was laid out anew is laid out once more rather than kept."""
+
 NHWC = (0, 2, 3, 1)
 
 
@@ -87,7 +90,7 @@ class Builder:
         self.nodes: list[xnn.XNode] = []
         self.producer: dict[int, xnn.XNode] = {}
         self._constants: dict[tuple[Any, ...], int] = {}
-        self._moved: dict[tuple[int, tuple[int, ...], tuple[int, ...]], Value] = {}
+        self._moved: dict[tuple[int, tuple[int, ...], tuple[int, ...]], tuple[Value, int]] = {}
         self._data = [xnn.ConstantDataOffset(0, 0)]  # number 0 means "no data"
         self._externals = 0
 
@@ -149,9 +152,11 @@ class Builder:
         if value.dims == dims and same_memory(value.shape, value.order, order):
             return Value(value.id, dims, value.shape, order, value.quantized)
         key = (value.id, value.shape, order)
-        if key not in self._moved:
-            self._moved[key] = self._move(value, order)
-        return self._moved[key]
+        moved, when = self._moved.get(key, (None, 0))
+        if moved is None or len(self.nodes) - when > REUSE:
+            moved = self._move(value, order)
+        self._moved[key] = (moved, len(self.nodes))
+        return moved
 
     def _move(self, value: Value, order: tuple[int, ...]) -> Value:
         if same_memory(value.shape, value.order, order):

@@ -20,7 +20,9 @@ Emit = Callable[[Builder, fx.Node, Sequence[Any]], Value]
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
-    return tuple(node.meta["val"].shape) or (1,)  # a number is a vector of one: XNNPACK has no tensors without dimensions
+    return tuple(node.meta["val"].shape) or (
+        1,
+    )  # a number is a vector of one: XNNPACK has no tensors without dimensions
 
 
 def _value(builder: Builder, operand: Operand) -> Value:
@@ -65,7 +67,9 @@ def _binary(kind: Any) -> Emit:
 def _unary(kind: Any) -> Emit:
     def emit(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
         source = args[0]
-        out = Value(builder.value((*source.dims,), contiguous(len(source.dims))).id, source.dims, source.shape, source.order)
+        out = Value(
+            builder.value((*source.dims,), contiguous(len(source.dims))).id, source.dims, source.shape, source.order
+        )
         builder.node(kind(input_id=source.id, output_id=out.id, flags=0))
         return out
 
@@ -128,7 +132,9 @@ def _cat(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
     dim = (args[1] if len(args) > 1 else 0) % len(_shape(node))
     order = next((p.order for p in parts if isinstance(p, Value)), contiguous(len(_shape(node))))
     laid = [
-        builder.lay(p, order) if isinstance(p, Value) else builder.constant(p.tensor, order) for p in parts if 0 not in p.shape
+        builder.lay(p, order) if isinstance(p, Value) else builder.constant(p.tensor, order)
+        for p in parts
+        if 0 not in p.shape
     ]
     while len(laid) > 1:
         laid = [_join(builder, laid[i : i + 5], dim) for i in range(0, len(laid), 5)]

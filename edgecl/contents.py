@@ -83,7 +83,7 @@ def load_state(directory: Path, manifest: Manifest, where: str) -> state.State:
     )
     _check_finite(directory / STATE, where)
     try:
-        loaded = state.load(directory / STATE, layout)
+        loaded, _ = state.load(directory / STATE, layout)
     except (BundleError, StoreError):
         raise BundleError(f"{where}: {STATE}: not a state of this bundle's layout; rebuild the bundle") from None
     if loaded.step or loaded.seen:

@@ -40,7 +40,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """A frozen record of the manifest; an unknown field is an error."""
 
 
-class Tensor(Record):
+class Tensor(Record, frozen=True):
     """One input or output of a method."""
 
     name: Name
@@ -48,7 +48,7 @@ class Tensor(Record):
     shape: Shape
 
 
-class Memory(Record):
+class Memory(Record, frozen=True):
     """Bytes that one method needs, estimated from its graph and measured where the bundle was built."""
 
     estimated_bytes: Size
@@ -61,7 +61,7 @@ class Memory(Record):
     """Buffers that ExecuTorch planned ahead of time."""
 
 
-class Method(Record):
+class Method(Record, frozen=True):
     """A named entry of the program."""
 
     name: Name
@@ -76,7 +76,7 @@ class Method(Record):
     """Operators that stayed outside the delegate, by name."""
 
 
-class Piece(Record):
+class Piece(Record, frozen=True):
     """A named part of a state vector."""
 
     name: Name
@@ -89,7 +89,7 @@ class Piece(Record):
         return math.prod(self.shape)
 
 
-class Layout(Record):
+class Layout(Record, frozen=True):
     """How theta and slots, each one flat float32 vector, divide into named pieces."""
 
     theta: Annotated[tuple[Piece, ...], msgspec.Meta(max_length=MAX_PIECES)]
@@ -111,7 +111,7 @@ class Layout(Record):
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
 
 
-class Input(Record):
+class Input(Record, frozen=True):
     """What one sample is before preprocessing, and how it becomes the program's float input.
 
     `image`: uint8 [height, width, channel], shape given as such; the program's input is float32 [channel, height,
@@ -125,14 +125,14 @@ class Input(Record):
     shift: tuple[float, ...]
 
 
-class Hyper(Record):
+class Hyper(Record, frozen=True):
     """A number that the learner takes at every step, and its value unless the user gives another."""
 
     name: Name
     value: float
 
 
-class Learner(Record):
+class Learner(Record, frozen=True):
     """The learner compiled into the program."""
 
     name: Name
@@ -147,7 +147,7 @@ class Learner(Record):
     """Whether it has an `adapt` method."""
 
 
-class Guard(Record):
+class Guard(Record, frozen=True):
     """When the loop refuses a step or takes the state back. See docs/guide/guard.md."""
 
     canary_every: Annotated[int, msgspec.Meta(ge=0)]
@@ -160,7 +160,7 @@ class Guard(Record):
     """Recent predictions that the entropy is taken over."""
 
 
-class Requires(Record):
+class Requires(Record, frozen=True):
     """What a board must have."""
 
     edgecl: str
@@ -170,7 +170,7 @@ class Requires(Record):
     """Resident bytes of the whole process that the build measured or estimated."""
 
 
-class Canaries(Record):
+class Canaries(Record, frozen=True):
     """Labelled source samples kept in the bundle."""
 
     count: Size
@@ -178,7 +178,7 @@ class Canaries(Record):
     """Accuracy of the state as built, measured at build time the way the guard measures it."""
 
 
-class File(Record):
+class File(Record, frozen=True):
     """A file of the bundle."""
 
     path: str
@@ -186,7 +186,7 @@ class File(Record):
     sha256: Digest
 
 
-class Manifest(Record):
+class Manifest(Record, frozen=True):
     """The whole of `manifest.json`."""
 
     schema: int

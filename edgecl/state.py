@@ -26,6 +26,15 @@ MAX_STATE_BYTES: Final = 1 << 31
 Vector = npt.NDArray[np.float32]
 
 
+class Place(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where in a source the run was when a state was saved."""
+
+    source: str = ""
+    """As the user named it; empty where there was none."""
+    position: int = 0
+    """Of the next sample."""
+
+
 class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a state file says of itself."""
 
@@ -36,6 +45,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seen: int
     digest: str
     """`State.digest`."""
+    place: Place = Place()
 
 
 @dataclass(frozen=True)
@@ -94,15 +104,15 @@ def _cut(vector: Vector, piece: Piece) -> Vector:
     return vector[piece.offset : piece.offset + piece.size].reshape(piece.shape)
 
 
-def dump(state: State) -> bytes:
+def dump(state: State, place: Place = Place()) -> bytes:
     """The bytes of a state file; the same state gives the same bytes."""
-    header = Header(format=FORMAT, layout=state.layout.digest, step=state.step, seen=state.seen, digest=state.digest)
+    header = Header(format=FORMAT, layout=state.layout.digest, step=state.step, seen=state.seen, digest=state.digest, place=place)
     tensors = {"theta": state.theta, "slots": state.slots}
     return safetensors.numpy.save(tensors, metadata={"edgecl": msgspec.json.encode(header).decode()})
 
 
-def load(path: Path, layout: Layout) -> State:
-    """Read a state that follows this layout.
+def load(path: Path, layout: Layout) -> tuple[State, Place]:
+    """Read a state that follows this layout, and the place it was saved at.
 
     Raises BundleError: it belongs to another layout. StoreError: missing, damaged, or with a number that is not finite.
     """
@@ -126,4 +136,4 @@ def load(path: Path, layout: Layout) -> State:
         raise StoreError(f"{path}: it holds numbers that are not finite; delete it, or give another state")
     if header.digest != state.digest:
         raise StoreError(f"{path}: its digest does not match its contents; delete it, or give another state")
-    return state
+    return state, header.place

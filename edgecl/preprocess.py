@@ -1,0 +1,41 @@
+"""From samples as sources give them to what a program takes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecl import _runtime
+from edgecl.errors import ProgramError
+from edgecl.manifest import Input
+
+Array = npt.NDArray[Any]
+
+
+class Preprocess:
+    """One for an `Input`; it keeps the scales as arrays."""
+
+    def __init__(self, given: Input) -> None:
+        self._given = given
+        self._dtype = np.dtype(np.uint8 if given.kind == "image" else np.float32)
+        self._scale = np.array(given.scale, np.float32)
+        self._shift = np.array(given.shift, np.float32)
+
+    def check(self, x: Array) -> Array:
+        """One sample, C-contiguous. Raises ProgramError: another shape or dtype, or numbers that are not finite."""
+        if x.dtype != self._dtype or x.shape != self._given.shape:
+            raise ProgramError(
+                f"sample: {x.dtype}{list(x.shape)}, the bundle takes {self._dtype}{list(self._given.shape)}; convert it"
+            )
+        if self._given.kind == "vector" and not np.isfinite(x).all():
+            raise ProgramError("sample: it holds numbers that are not finite; leave such samples out")
+        return np.ascontiguousarray(x)
+
+    def batch(self, samples: Sequence[Array]) -> npt.NDArray[np.float32]:
+        """Checked samples as one float batch: scaled, shifted, and an image's channels first."""
+        stacked = np.stack(samples)
+        if self._given.kind == "image":
+            return _runtime.to_planar(stacked, self._scale, self._shift)
+        across = (1, -1, *[1] * (len(self._given.shape) - 1))
+        return np.ascontiguousarray(stacked * self._scale.reshape(across) + self._shift.reshape(across))

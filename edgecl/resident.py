@@ -1,0 +1,19 @@
+"""Memory of this process, as the kernel counts it. On Raspberry Pi OS no cgroup limits it, so the loop looks for itself."""
+
+import os
+from pathlib import Path
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+def resident_bytes() -> int:
+    """Bytes of this process that are in memory now."""
+    return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE_BYTES
+
+
+def peak_resident_bytes() -> int:
+    """The most that ever were."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resident_bytes()  # a kernel without it

@@ -1,1 +1,40 @@
-"""Continual learning on the board: run a bundle, adapt it within a memory budget, write down all it does."""
+"""Continual learning on the board: run a bundle, adapt it within a memory budget, write down all it does.
+
+    with edgecl.open("cifar.ecl", state="learned") as loop:
+        answer = loop.predict(picture)
+"""
+
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgecl.loop import Answer, Loop
+    from edgecl.settings import Settings
+
+__version__ = "0.1.0"
+__all__ = ["Answer", "Loop", "Settings", "__version__", "open"]
+
+
+def open(bundle: str | PathLike[str], *, state: str | PathLike[str], **settings: Any) -> "Loop":
+    """Open a bundle with a state directory, where it keeps what it learns. `settings` are the fields of `Settings`.
+
+    Raises SettingError, StoreError, BundleError, ProgramError, JournalError.
+    """
+    from edgecl.loop import Loop
+    from edgecl.settings import Settings
+
+    return Loop(Path(bundle), Path(state), Settings(**settings))
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is large only when it is asked for: `import edgecl` alone costs nothing."""
+    if name in ("Answer", "Loop"):
+        from edgecl import loop
+
+        return getattr(loop, name)
+    if name == "Settings":
+        from edgecl.settings import Settings
+
+        return Settings
+    raise AttributeError(f"module 'edgecl' has no attribute {name!r}")

@@ -11,6 +11,7 @@ before it writes a checkpoint: what a checkpoint has learned is always in the jo
 """
 
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ __all__ = [
     "Stamp",
     "Torn",
     "Update",
+    "next_seq",
     "read",
     "recover",
 ]
@@ -94,7 +96,7 @@ class Clock(Protocol):
 
 
 class Journal:
-    """Appends the records of one run. One thread uses it.
+    """Appends the records of one run. Threads may share it, and an append does not wait for another thread's sync.
 
     Every method may raise JournalError; the journal stays readable up to the last chunk written. When the disk was
     full, nothing appended before is forgotten: `append` and `sync` may be called again once there is room.
@@ -118,9 +120,14 @@ class Journal:
         self._segment_bytes = segment_bytes
         self._segment: segment.Writer | None = None
         self._sequence = 0
+        self._lock = threading.Lock()
 
     def append(self, record: Record) -> None:
         """Stamp a record and add it to the chunk in memory."""
+        with self._lock:
+            self._append(record)
+
+    def _append(self, record: Record) -> None:
         stamp = record.stamp
         stamp.boot = self._boot
         stamp.sequence = self._sequence
@@ -144,19 +151,24 @@ class Journal:
 
     def sync(self) -> None:
         """Make everything appended so far durable."""
-        if self._segment:
-            self._segment.sync()
+        with self._lock:
+            if not self._segment:
+                return
+            self._segment.flush()
+            settle = self._segment.settler()
+        settle()
 
     def close(self) -> None:
         """Make everything durable and seal the segment. A journal that cannot do that is closed as it is."""
-        if self._segment:
-            try:
-                self._segment.seal()
-            except JournalError:
-                self._segment.close()
-                raise
-            finally:
-                self._segment = None
+        with self._lock:
+            if self._segment:
+                try:
+                    self._segment.seal()
+                except JournalError:
+                    self._segment.close()
+                    raise
+                finally:
+                    self._segment = None
 
     def __enter__(self) -> Self:
         return self
@@ -206,6 +218,25 @@ def recover(directory: Path) -> list[Loss]:
     except OSError as error:
         raise segment.disk_error(directory, error) from None
     return losses
+
+
+def next_seq(directory: Path) -> int:
+    """The number of the next sample: one more than the last that the journal knows, which `recover` has seen to.
+
+    Raises JournalError: a segment cannot be read.
+    """
+    learned = -1  # with labels, so without a prediction
+    try:
+        for _, path in reversed(_segments(directory)) if directory.is_dir() else ():
+            with path.open("rb") as file:
+                for message in recovery.backwards(file):
+                    if message.channel.topic == "/update":
+                        learned = max(learned, Update.FromString(message.data).last_seq)
+                    elif message.channel.topic == "/prediction":
+                        return max(learned, Prediction.FromString(message.data).seq) + 1
+    except OSError as error:
+        raise segment.disk_error(directory, error) from None
+    return learned + 1
 
 
 def _read_segment(path: Path) -> Iterator[Record | Torn]:

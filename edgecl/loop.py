@@ -1,11 +1,20 @@
-"""The product in one screen: answer a sample at once, journal it, learn from batches behind it, checkpoint what was learned."""
+"""The product in one screen: answer a sample at once, journal it, learn from batches behind it, checkpoint what was
+learned.
+
+A state directory belongs to one loop at a time and holds
+
+    learned/<lineage>/<n>.safetensors   checkpoints (`edgecl/checkpoints.py`)
+    journal/<boot>-<n>.mcap             every answer and every decision (`edgecl/journal.py`)
+    cache/<bundle id>/                  the verified copy of the bundle
+    lock                                held while a loop is open
+"""
 
 import contextlib
-import queue
+import os
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -13,15 +22,16 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from edgecl import __version__, _runtime, checkpoints, guard, journal
-from edgecl.bundle import Bundle, open_bundle, read_state
+from edgecl import __version__, _runtime, checkpoints, disk, guard, journal, resident
+from edgecl.bundle import Bundle, check_requirements, open_bundle
 from edgecl.clock import SystemClock, boot_id
-from edgecl.engine import open_program
-from edgecl.errors import BundleError, ProgramError
+from edgecl.errors import EdgeclError, ProgramError, StoreError
 from edgecl.learning import Batch, Learning
-from edgecl.manifest import signature
 from edgecl.preprocess import Preprocess
+from edgecl.programs import Programs
+from edgecl.settings import Settings, hyper_values
 from edgecl.state import Place, State
+from edgecl.worker import Worker
 
 SYNC_NS: Final = 5_000_000_000
 """Time between two journal syncs: what a power cut may lose."""
@@ -38,80 +48,346 @@ class Answer:
     index: int
     """Its index."""
     confidence: float
-    """Its probability, 0 to 1."""
+    """Its probability, 0 to 1; not a number where the logits are not finite."""
     entropy: float
     """Of all class probabilities, in nats."""
     logits: npt.NDArray[np.float32]
     """One number a class."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How a loop runs. The defaults are what a camera on a board wants."""
-
-    hyper: Mapping[str, float] | None = None
-    """Instead of the bundle's own values."""
-    sync: bool = False
-    """Learn in the calling thread, before the next sample: slower, and exactly repeatable."""
-    wait: bool = False
-    """When learning is behind, wait for it (a recorded source) instead of leaving batches out (a camera)."""
-    checkpoint_every: int = 10
-    """Updates between two checkpoints."""
-    budget_bytes: int | None = None
-    """Resident memory above which no update is taken; the bundle's own budget when None, none when 0."""
-    seed: int = 0
-    threads: int = 1
-    engine: str = "executorch"
-    trace: bool = False
-
-
 class Loop:
     """An open bundle with a state directory: `predict` adapts as it goes, `learn` takes labels.
 
-    Use it from one thread, and close it (or use `with`): closing writes what was learned.
+    Use it from one thread, and close it (or use `with`): closing writes what was learned. What fails in the background
+    is raised by the next call. Any call may raise ProgramError, JournalError or StoreError.
     """
 
     def __init__(
         self,
-        bundle: Bundle,
+        path: Path,
         state_directory: Path,
-        settings: Settings,
+        settings: Settings = Settings(),
         *,
         source: str = "",
+        again: bool = False,
         clock: journal.Clock | None = None,
         on_record: Callable[[journal.Record], None] | None = None,
     ) -> None:
-        """Raises StoreError, BundleError, ProgramError, JournalError; nothing is left open then."""
-        self._bundle, self._settings, self._clock = bundle, settings, clock or SystemClock()
-        self._manifest = bundle.manifest
-        self._on_record = on_record
-        self._journal_lock = threading.Lock()
+        """Open a bundle, and go on from what an earlier run learned in this state directory.
+
+        `source` names where the samples come from: `place` is where an earlier run got to in it, or its start when it
+        is to be run through `again`. `on_record` gets every record as it is journalled, from any thread, and may not
+        call the loop.
+
+        Raises SettingError, StoreError, BundleError, ProgramError, JournalError; nothing is left open then.
+        """
+        self._settings, self._clock, self._on_record = settings, clock or SystemClock(), on_record
+        self._order = threading.Lock()
+        self._count = journal.End()
         with contextlib.ExitStack() as stack:
-            stack.callback(bundle.close)
             stack.enter_context(checkpoints.owned(state_directory))
-            self._checkpoints = checkpoints.Checkpoints(state_directory, self._manifest.lineage)
-            resumed = self._checkpoints.newest(self._manifest.layout)
-            state = resumed.state if resumed else read_state(bundle)
-            self.place = resumed.place if resumed and resumed.place.source == source else Place(source=source)
-            lost = journal.recover(state_directory / "journal")
-            self._seq = max(state.seen, _last_seq(state_directory / "journal") + 1)
-            self._open_programs(stack)
-            hyper = {h.name: h.value for h in self._manifest.learner.hyper} | dict(settings.hyper or {})
-            self._learning = self._make_learning(state, hyper)
+            self._bundle = stack.enter_context(_cached(path, state_directory / "cache"))
+            self.manifest = manifest = self._bundle.manifest
+            _check(self._bundle)
+            hyper = hyper_values(manifest.learner, settings.hyper)
+            self._checkpoints = checkpoints.Checkpoints(state_directory, manifest.lineage)
+            self.resumed = self._checkpoints.newest(manifest.layout)
+            self._place = self._saved = _place(self.resumed, source, again)
+            losses = journal.recover(state_directory / "journal")
+            self._seq = journal.next_seq(state_directory / "journal")
+            self._programs = stack.enter_context(
+                Programs(self._bundle, engine=settings.engine, threads=settings.threads, trace=settings.trace)
+            )
+            self._load()
+            budget = manifest.memory_budget_bytes if settings.budget_bytes is None else settings.budget_bytes
+            self._learning = Learning(
+                self._bundle,
+                self._programs,
+                self.resumed.state if self.resumed else None,
+                hyper=hyper,
+                seed=settings.seed,
+                budget_bytes=budget,
+                now_ns=self._clock.monotonic_ns,
+                note=self._note,
+            )
+            self._seq = max(self._seq, self.state.seen)
             self._journal = stack.enter_context(
                 journal.Journal(state_directory / "journal", boot=boot_id(), clock=self._clock)
             )
-            for loss in lost:
+            for loss in losses:
                 self._note(loss)
-            self._note(self._run_record(state, source, hyper))
+            self._note(self._run_record(source, hyper, budget))
+            self._worker = None if settings.sync else Worker("edgecl-learning")
             self._stack = stack.pop_all()
-        self._preprocess = Preprocess(self._manifest.input)
-        self._pending: list[tuple[int, int, npt.NDArray[Any]]] = []
+        self._preprocess = Preprocess(manifest.input)
+        self._pending: list[npt.NDArray[Any]] = []
+        self._first_seq = self._seq
+        self._next = self._place.position
+        self._since_checkpoint = 0
         self._synced_ns = self._clock.monotonic_ns()
-        self._updates = self._refused = self._answered = self._damaged = self._since_checkpoint = 0
-        self._work: queue.Queue[Batch | None] | None = None
-        self._failure: BaseException | None = None
-        if not settings.sync and self._manifest.learner.adapts:
-            self._work = queue.Queue(maxsize=1)
-            self._worker = threading.Thread(target=self._work_on, name="edgecl-learning", daemon=True)
-            self._worker.start()
+        self._open = True
+
+    @property
+    def state(self) -> State:
+        """What answers the next sample."""
+        return self._learning.state
+
+    @property
+    def place(self) -> Place:
+        """Where to go on in the source: behind the last sample that was learned from or passed over."""
+        return self._place
+
+    @property
+    def bundle_id(self) -> str:
+        """Identity of the bundle."""
+        return self._bundle.id
+
+    def predict(self, x: npt.NDArray[Any], *, position: int | None = None, y: int | None = None) -> Answer:
+        """Answer a sample, in the form that the manifest's `input` tells, and put it into the batch to adapt to.
+
+        `position` counts samples in the source, and `y` is the true label where it is known; both are journalled.
+        Raises ProgramError: the sample has another form; it is not counted then.
+        """
+        start_ns = self._clock.monotonic_ns()
+        self._check_open()
+        x = self._preprocess.check(x)
+        position = self._next if position is None else position
+        state = self.state
+        out = self._programs.call(self._infer, theta=state.theta, x=self._preprocess.batch([x]))
+        answer = _answer(self._seq, out["logits"][0], self.manifest.classes)
+        prediction = journal.Prediction(
+            seq=answer.seq,
+            label=answer.index,
+            confidence=answer.confidence,
+            entropy=answer.entropy,
+            step=state.step,
+            position=position,
+            y=y,
+            latency_ns=self._clock.monotonic_ns() - start_ns,
+        )
+        self._note(prediction)
+        self._seq += 1
+        self._next = position + 1
+        if self._adapt:
+            self._collect(x, answer.seq)
+        self._sync_sometimes()
+        return answer
+
+    def damaged(self, position: int, reason: str) -> None:
+        """Journal that the source has no sample at this position."""
+        self._check_open()
+        self._note(journal.Damaged(position=position, reason=reason))
+        self._next = position + 1
+
+    def learn(self, x: npt.NDArray[Any], y: int | Sequence[int] | npt.NDArray[np.integer[Any]]) -> int:
+        """Learn from labelled samples [n, ...], or from one, now: the number of updates that were committed.
+
+        `y` is the index of the class of each. They are not answered, and get sequence numbers like those that are.
+        Raises BundleError: the bundle cannot learn from labels. ProgramError: the samples or labels do not fit it.
+        """
+        self._check_open()
+        method = self.manifest.method("learn")
+        samples, labels = self._labelled(x, y)
+        done: list[str] = []
+        for start in range(0, len(samples), method.batch):
+            some, classes = samples[start : start + method.batch], labels[start : start + method.batch]
+            rows = np.zeros((method.batch, len(self.manifest.classes)), np.float32)  # all zero: leave the sample out
+            rows[np.arange(len(some)), classes] = 1
+            padded = [some[i % len(some)] for i in range(method.batch)]
+            batch = Batch(padded, self._seq, self._seq + len(some) - 1, rows)
+            self._seq += len(some)
+            if self._worker:
+                self._worker.offer(lambda batch=batch: done.append(self._update(batch, None)), wait=True)  # type: ignore[misc]
+            else:
+                done.append(self._update(batch, None))
+        if self._worker:
+            self._worker.drain()
+        return done.count("committed")
+
+    def trace(self) -> bytes:
+        """What the program recorded since the last call, as ETDump; only with `Settings.trace`."""
+        return self._programs.trace()
+
+    def close(self, reason: str = "") -> None:
+        """Finish learning from the batches that are full, write a checkpoint, and let go of everything.
+
+        `reason` says why before the end of the source. Without one the source is at its end: what is left of a batch
+        will not be learned from. With one, that rest is answered again by the run that goes on.
+        """
+        if not self._open:
+            return
+        self._open = False
+        with self._stack:
+            if self._worker:
+                self._worker.close()
+                self._worker.check()
+            if not reason or not self._adapt:
+                self._place = Place(source=self._place.source, position=self._next)
+            if self._since_checkpoint or self._place != self._saved:
+                self._checkpoint()
+            self._count.reason = reason
+            self._note(self._count)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            with contextlib.suppress(EdgeclError):  # that error matters less than the one under way
+                self.close(f"{kind.__name__}: {error}")
+
+    def _load(self) -> None:
+        """Load what every run needs, so that it cannot fail later. The largest method first."""
+        manifest, settings = self.manifest, self._settings
+        self._infer = manifest.method("infer", 1)
+        self._adapt = manifest.method("adapt") if manifest.has("adapt") else None
+        if self._adapt and settings.sync:
+            self._programs.load(self._adapt, self._infer)
+        else:
+            if self._adapt:
+                self._programs.load(self._adapt)
+            self._programs.load(self._infer, isolated=not settings.sync and settings.engine == "executorch")
+
+    def _collect(self, x: npt.NDArray[Any], seq: int) -> None:
+        assert self._adapt
+        if not self._pending:
+            self._first_seq = seq
+        self._pending.append(x.copy())  # a camera may give the same buffer again
+        if len(self._pending) < self._adapt.batch:
+            return
+        batch, self._pending = Batch(self._pending, self._first_seq, seq), []
+        job = partial(self._update, batch, Place(source=self._place.source, position=self._next))
+        if not self._worker:
+            job()
+        elif not self._worker.offer(job, wait=self._settings.wait):
+            self._learning.skip(guard.BUSY, f"samples {batch.first_seq} to {batch.last_seq}: learning is behind")
+
+    def _update(self, batch: Batch, place: Place | None) -> str:
+        """Learn from a batch; `place` is where its source goes on."""
+        outcome = self._learning.update(batch)
+        self._place = place or self._place
+        self._since_checkpoint += outcome != "skipped"
+        if self._since_checkpoint >= self._settings.checkpoint_every:
+            self._checkpoint()
+        return outcome
+
+    def _checkpoint(self) -> None:
+        """What a checkpoint has learned is in the journal before it is on the disk."""
+        state, place = self.state, self._place
+        self._sync()
+        number, path = self._checkpoints.write(state, place)
+        self._note(
+            journal.Checkpoint(
+                number=number, step=state.step, seen=state.seen, digest=state.digest, file=path.name
+            )
+        )
+        self._saved, self._since_checkpoint = place, 0
+
+    def _sync_sometimes(self) -> None:
+        if self._clock.monotonic_ns() - self._synced_ns >= SYNC_NS:
+            self._synced_ns = self._clock.monotonic_ns()
+            if self._worker:
+                self._worker.also(self._sync)  # an answer does not wait for the disk
+            else:
+                self._sync()
+
+    def _sync(self) -> None:
+        self._journal.sync()
+        self._synced_ns = self._clock.monotonic_ns()
+
+    def _note(self, record: journal.Record) -> None:
+        with self._order:
+            self._journal.append(record)
+            count = self._count
+            count.samples += isinstance(record, journal.Prediction)
+            count.damaged += isinstance(record, journal.Damaged)
+            count.updates += isinstance(record, journal.Update) and record.committed
+            count.refused += isinstance(record, journal.Guard)
+            if self._on_record:
+                self._on_record(record)
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise ProgramError("the loop is closed; open it again")
+        if self._worker:
+            self._worker.check()
+
+    def _labelled(
+        self, x: npt.NDArray[Any], y: int | Sequence[int] | npt.NDArray[np.integer[Any]]
+    ) -> tuple[list[npt.NDArray[Any]], npt.NDArray[np.int64]]:
+        """Samples and labels, both as many. Raises ProgramError."""
+        if x.shape == self.manifest.input.shape:
+            x = x[None]
+        labels, classes = np.atleast_1d(np.asarray(y)), len(self.manifest.classes)
+        if labels.shape != (len(x),) or labels.dtype.kind not in "iu":
+            raise ProgramError(f"labels: {labels.dtype}{list(labels.shape)}, not {len(x)} integers; give one a sample")
+        if len(x) and not (0 <= labels.min() and labels.max() < classes):
+            raise ProgramError(f"labels: {labels.min()} to {labels.max()}, the bundle has {classes} classes")
+        return [self._preprocess.check(sample) for sample in x], labels.astype(np.int64)
+
+    def _run_record(self, source: str, hyper: dict[str, float], budget_bytes: int) -> journal.Run:
+        settings, manifest = self._settings, self.manifest
+        told = {
+            **hyper,
+            "sync": settings.sync,
+            "wait": settings.wait,
+            "checkpoint_every": settings.checkpoint_every,
+            "budget_bytes": budget_bytes,
+            "engine": settings.engine,
+        }
+        return journal.Run(
+            bundle=self._bundle.id,
+            name=manifest.name,
+            learner=manifest.learner.name,
+            settings=[journal.Setting(name=name, value=str(value)) for name, value in told.items()],
+            seed=settings.seed,
+            threads=settings.threads,
+            edgecl=__version__,
+            executorch=_runtime.EXECUTORCH_VERSION,
+            arch=os.uname().machine,
+            digest=self.state.digest,
+            step=self.state.step,
+            seen=self._seq,
+            source=source,
+        )
+
+
+def _cached(path: Path, cache: Path) -> Bundle:
+    """The bundle, and no other, in the cache of a state directory."""
+    bundle = open_bundle(path, cache=cache)
+    try:
+        for other in cache.iterdir():
+            if other.name != bundle.id:
+                disk.remove(other)
+    except OSError as error:
+        raise StoreError(f"{cache}: {error.strerror or error}; give another --state") from None
+    return bundle
+
+
+def _check(bundle: Bundle) -> None:
+    check_requirements(
+        bundle.manifest,
+        edgecl_version=__version__,
+        arch=os.uname().machine,
+        executorch_version=_runtime.EXECUTORCH_VERSION,
+        available_memory_bytes=resident.available_bytes(),
+    )
+
+
+def _place(resumed: checkpoints.Resumed | None, source: str, again: bool) -> Place:
+    if resumed and resumed.place.source == source and not again:
+        return resumed.place
+    return Place(source=source)
+
+
+def _answer(seq: int, logits: npt.NDArray[np.float32], classes: Sequence[str]) -> Answer:
+    index = int(logits.argmax())
+    odds = np.exp((logits - logits[index]).astype(np.float64))
+    shares = odds / odds.sum()
+    present = shares[shares > 0]
+    entropy = float(-(present * np.log(present)).sum()) if np.isfinite(logits).all() else float("nan")
+    return Answer(seq, classes[index], index, float(shares[index]), entropy, logits)

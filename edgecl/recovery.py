@@ -88,6 +88,31 @@ def scan(file: BinaryIO) -> Iterator[Chunk | Stop]:
         yield Stop(good, 0, False, "not sealed: still being written, or cut off between two chunks")
 
 
+def backwards(file: BinaryIO) -> Iterator[Message]:
+    """The messages of a sealed segment from the last to the first, chunk by chunk; damaged chunks are passed over."""
+    size, chunks = os.fstat(file.fileno()).st_size, []
+    channels: dict[int, Channel] = {}
+    file.seek(len(MAGIC))
+    try:
+        while (offset := file.tell()) < size - len(MAGIC):
+            opcode, length = RECORD.unpack(file.read(RECORD.size))
+            if opcode == CHUNK:
+                chunks.append((offset + RECORD.size, length))
+            elif opcode == CHANNEL:  # in the summary; in a chunk they stand with the first message of their topic
+                number, _ = struct.unpack_from("<HH", body := file.read(min(length, MAX_CHUNK_BYTES)))
+                channels[number] = Channel(_read_text(body, 4)[0], "", b"")
+            file.seek(offset + RECORD.size + length)
+    except (struct.error, UnicodeDecodeError, OSError, OverflowError):
+        pass  # a damaged place: what stands before it can still be read
+    for offset, length in reversed(chunks):
+        try:
+            file.seek(offset)
+            messages = _messages(file.read(min(length, MAX_CHUNK_BYTES)), channels)
+        except (_DamagedError, struct.error, zstandard.ZstdError, UnicodeDecodeError, OSError):
+            continue
+        yield from reversed(messages)
+
+
 def repair(path: Path) -> tuple[Stop, int] | None:
     """Replace a segment that was not sealed by its whole part, sealed: what was lost and how many messages were kept.
     None where it is sealed. The repaired segment is written beside the other and renamed.

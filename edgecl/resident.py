@@ -17,3 +17,11 @@ def peak_resident_bytes() -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return resident_bytes()  # a kernel without it
+
+
+def available_bytes() -> int:
+    """What this process may have in all: what it has, and what the kernel could give it without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return resident_bytes() + int(line.split()[1]) * 1024
+    return 1 << 62  # a kernel that does not tell

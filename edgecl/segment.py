@@ -10,6 +10,7 @@ import fcntl
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -148,10 +149,26 @@ class Writer:
     def sync(self) -> None:
         """Write the chunk, and everything to the medium."""
         self.flush()
+        self.settler()()
+
+    def settler(self) -> Callable[[], None]:
+        """What waits for the medium to have everything written until now: any thread may call it, once, while others
+        write on, and even after the file was closed.
+        """
         try:
-            os.fdatasync(self._file)
+            file = os.dup(self._file)
         except OSError as error:
             raise disk_error(self._path, error) from None
+
+        def settle() -> None:
+            try:
+                os.fdatasync(file)
+            except OSError as error:
+                raise disk_error(self._path, error) from None
+            finally:
+                os.close(file)
+
+        return settle
 
     def seal(self) -> None:
         """Write the chunk and the summary, everything to the medium, and close the file."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from edgecl.errors import ProjectError
+from export.statistics import Anchor, Pair, normalise
 
 aten = torch.ops.aten
 
@@ -22,18 +23,16 @@ Site = Callable[[int, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Norm:
-    """An open batch normalisation, y = (x - mean) / sqrt(var + eps) * gamma + beta; every tensor is [channels].
+    """An open batch normalisation, y = (x - mean) / sqrt(var + eps) * gamma + beta; gamma and beta are [channels].
 
-    Where a convolution or linear layer precedes it, the source statistics are folded into that layer: x arrives
+    Where a convolution or linear layer precedes it, the statistics of training are folded into that layer: x arrives
     standardised (mean 0, var near 1, eps per channel), which keeps sums of squares well conditioned in float32 and int8.
     """
 
     name: str
     gamma: Tensor
     beta: Tensor
-    mean: Tensor
-    var: Tensor
-    eps: Tensor
+    anchor: Anchor
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,8 @@ class Encoder(nn.Module):
 
     def source_norm(self, index: int, x: Tensor) -> Tensor:
         """The norm with the statistics and parameters that it was trained with."""
-        site = self.norms[index]
-        scale = site.gamma * torch.rsqrt(site.var + site.eps)
-        return x * channels(scale).to(x) + channels(site.beta - site.mean * scale).to(x)
+        site, anchor = self.norms[index], self.norms[index].anchor.to(x)
+        return normalise(x, Pair(anchor.mean, anchor.var), site.gamma.to(x), site.beta.to(x), anchor.eps)
 
     def require_cuts(self) -> None:
         """Raise ProjectError unless every tap is a cut: all that reaches the logits passes through it."""
@@ -96,11 +94,6 @@ class Encoder(nn.Module):
                     f"tap {self.taps[index].name}: {around} goes around it, and this learner needs all to pass "
                     "through; choose a tap at the end of a block"
                 )
-
-
-def channels(vector: Tensor) -> Tensor:
-    """A vector [C] as [1, C, 1, 1], to meet images [B, C, H, W]."""
-    return vector.reshape(1, -1, 1, 1)
 
 
 class _Walk(fx.Interpreter):
@@ -214,9 +207,10 @@ def _settle_norms(graph: fx.GraphModule, keep_open: bool) -> list[Norm]:
         if keep_open:
             name = _module_paths(node)[-1]
             if _scale_layer(graph, node.args[0], 1 / deviation, -mean / deviation):
-                norms.append(Norm(name, gamma, beta, torch.zeros_like(mean), var / (var + eps), eps / (var + eps)))
+                standard = Anchor(torch.zeros_like(mean), var / (var + eps), eps / (var + eps))
+                norms.append(Norm(name, gamma, beta, standard))
             else:
-                norms.append(Norm(name, gamma, beta, mean, var, torch.full_like(mean, eps)))
+                norms.append(Norm(name, gamma, beta, Anchor(mean, var, torch.full_like(mean, eps))))
             node.meta["norm"] = len(norms) - 1
         elif _scale_layer(graph, node.args[0], gamma / deviation, beta - mean * gamma / deviation):
             node.args[0].meta.update({k: v for k, v in node.meta.items() if k == "tap"})

@@ -1,4 +1,4 @@
-"""Losses of test-time adaptation, as means over a batch."""
+"""Losses of adaptation, as means over a batch."""
 
 import math
 
@@ -12,14 +12,29 @@ def entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(1)
 
 
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """-sum_c y_c ln p_c, nats, [B], for class probabilities y [B, C]; 0 where a row of y is all zero."""
+    return -(y * torch.log_softmax(logits, 1)).sum(1)
+
+
 def below(values: Tensor, threshold: float | Tensor) -> Tensor:
     """1.0 where a value is below the threshold, else 0.0; no gradient."""
     return (values.detach() < threshold).to(values.dtype)
 
 
+def labelled(y: Tensor) -> Tensor:
+    """1.0 where a row of class probabilities y [B, C] holds a label, else 0.0."""
+    return torch.clamp(y.sum(1), max=1.0)
+
+
 def mean_over(values: Tensor, selected: Tensor) -> Tensor:
     """Mean of the selected values, 0 when none is selected (never 0/0, whose gradient would be NaN)."""
     return (values * selected).sum() / torch.clamp(selected.sum(), min=1.0)
+
+
+def distance(adapted: Tensor, source: Tensor) -> Tensor:
+    """Mean absolute difference, the regulariser of EcoTTA (Song et al. 2023, Eq. 3)."""
+    return (adapted - source).abs().mean()
 
 
 def entropy_margin(classes: int, share: float = 0.4) -> float:

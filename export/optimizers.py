@@ -1,17 +1,28 @@
 """Optimizers as pure functions, so that they compile into the step: parameters, gradients and slots in, new ones out."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from export.learners import Pieces
 
 
-def gradients(loss: Tensor, leaves: Pieces, **kwargs: Tensor) -> Pieces:
+LR_BATCH = 64
+"""Samples that learning rates are given for, as in the papers."""
+
+
+def paced(lr: Tensor, x: Tensor) -> Tensor:
+    """The learning rate for a batch of this size: proportional to it (Goyal et al. 2017, the linear scaling rule)."""
+    return lr * (len(x) / LR_BATCH)
+
+
+def gradients(loss: Tensor, leaves: Pieces) -> Pieces:
     """Gradient of a scalar loss with respect to each leaf."""
-    return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values()), **kwargs), strict=True))
+    return dict(zip(leaves, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
 
-def leaves(theta: Pieces, names: list[str]) -> Pieces:
+def leaves(theta: Pieces, names: Sequence[str]) -> Pieces:
     """The pieces named, as leaves that a gradient can be taken of."""
     return {name: theta[name].detach().requires_grad_(True) for name in names}
 
@@ -22,7 +33,7 @@ def _flat(pieces: Pieces) -> Tensor:
 
 def _like(flat: Tensor, pieces: Pieces) -> Pieces:
     sizes = [piece.numel() for piece in pieces.values()]
-    parts = torch.split(flat, sizes)
+    parts = torch.split(flat, sizes)  # type: ignore[no-untyped-call]
     return {name: part.reshape(piece.shape) for (name, piece), part in zip(pieces.items(), parts, strict=True)}
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from edgecl.manifest import Layout, Piece
-from export.learners import Adapts, Learner, Pieces, Step, Trains
+from export.learners import Learner, Pieces, Step, adapts, trains
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,9 @@ def split(vector: Tensor, pieces: Sequence[Piece]) -> Pieces:
 def methods(learner: Learner, kind: str, batch: int, x: Tensor, classes: int) -> Flat:
     """A method of a learner over flat tensors; `x` is an example batch of the right size and dtype."""
     form = layout(learner)
-    like = {"dtype": x.dtype}
     theta, slots = flat(learner.theta()).to(x), flat(learner.slots()).to(x)
-    hyper = torch.tensor(list(learner.hyper.values()), **like)
-    noise = torch.full((learner.noise,), 0.5, **like)
+    hyper = torch.tensor(list(learner.hyper.values()), dtype=x.dtype)
+    noise = torch.full((learner.noise,), 0.5, dtype=x.dtype)
 
     def named(vector: Tensor) -> Pieces:
         return {name: vector[i : i + 1].reshape(()) for i, name in enumerate(learner.hyper)}
@@ -65,7 +64,7 @@ def methods(learner: Learner, kind: str, batch: int, x: Tensor, classes: int) ->
             keep = 1 - step.applied
             new_theta = step.applied * new_theta + keep * old_theta
             new_slots = step.applied * new_slots + keep * old_slots
-        report = torch.stack([step.report[name].reshape(()) for name in learner.report])
+        report = flat({name: step.report[name] for name in learner.report})
         return new_theta.detach(), new_slots.detach(), report.detach()
 
     def infer(theta: Tensor, x: Tensor) -> tuple[Tensor, ...]:
@@ -73,14 +72,16 @@ def methods(learner: Learner, kind: str, batch: int, x: Tensor, classes: int) ->
         return out.logits, out.taps
 
     def adapt(theta: Tensor, slots: Tensor, x: Tensor, noise: Tensor, hyper: Tensor) -> tuple[Tensor, ...]:
+        assert adapts(learner)
         step = learner.adapt(split(theta, form.theta), split(slots, form.slots), x, noise, named(hyper))
         return step.answer.logits, step.answer.taps, *after(step, theta, slots)
 
     def learn(theta: Tensor, slots: Tensor, x: Tensor, y: Tensor, hyper: Tensor) -> tuple[Tensor, ...]:
+        assert trains(learner)
         step = learner.learn(split(theta, form.theta), split(slots, form.slots), x, y, named(hyper))
         return after(step, theta, slots)
 
-    y = torch.zeros(batch, classes, **like)
+    y = torch.zeros(batch, classes, dtype=x.dtype)
     table = {
         "infer": (infer, {"theta": theta, "x": x}, ("logits", "taps")),
         "adapt": (
@@ -95,7 +96,18 @@ def methods(learner: Learner, kind: str, batch: int, x: Tensor, classes: int) ->
         ),
     }
     run, given, outputs = table[kind]
-    return Flat(f"{kind}_b{batch}", run, tuple(given), outputs, tuple(given.values()))
+    return _without_empty(f"{kind}_b{batch}", run, given, outputs)
+
+
+def _without_empty(name: str, run: Callable[..., tuple[Tensor, ...]], given: Pieces, outputs: Sequence[str]) -> Flat:
+    """The method without tensors that have no elements, which engines do not take."""
+    kept = {tensor: value for tensor, value in given.items() if value.numel()}
+
+    def filled(*values: Tensor) -> tuple[Tensor, ...]:
+        return tuple(out for out in run(**given | dict(zip(kept, values, strict=True))) if out.numel())
+
+    present = [tensor for tensor, out in zip(outputs, run(**given), strict=True) if out.numel()]
+    return Flat(name, filled, tuple(kept), tuple(present), tuple(kept.values()))
 
 
 def trace(method: Flat) -> fx.GraphModule:

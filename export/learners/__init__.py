@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ class Step:
 class Learner(Protocol):
     """Made once for an encoder; all that changes afterwards is in theta and slots."""
 
+    open_norms: ClassVar[bool]
+    """Whether its encoder keeps batch normalisations open, or folds them away."""
     hyper: Mapping[str, float]
     """Numbers that a step takes at run time, with their defaults."""
     report: Sequence[str]
@@ -65,6 +67,37 @@ class Trains(Learner, Protocol):
 
     def learn(self, theta: Pieces, slots: Pieces, x: Tensor, y: Tensor, hyper: Pieces) -> Step:
         """One update on x [B, ...] with y [B, C], class probabilities; a row of zeros leaves its sample out."""
+
+
+class Warms(Learner, Protocol):
+    """A learner whose parameters are trained on source data before deployment (export/warmup.py)."""
+
+    start: Pieces
+    """The parameters as built."""
+
+    def begin(self, x: Tensor) -> None:
+        """Choose the parameters to begin from, given source data x [N, ...]."""
+
+    def warm(self, params: Pieces, x: Tensor) -> Tensor:
+        """Logits [B, C] for source data x [B, ...], differentiable in the parameters."""
+
+    def settle(self, params: Pieces, x: Tensor) -> None:
+        """Make these the parameters as built, given source data x [N, ...]."""
+
+
+def adapts(learner: Learner) -> TypeGuard[Adapts]:
+    """Whether it learns without labels."""
+    return hasattr(learner, "adapt")
+
+
+def trains(learner: Learner) -> TypeGuard[Trains]:
+    """Whether it learns from labels."""
+    return hasattr(learner, "learn")
+
+
+def warms(learner: Learner) -> TypeGuard[Warms]:
+    """Whether it is trained on source data before deployment."""
+    return hasattr(learner, "warm")
 
 
 def answer(encoded: Encoded) -> Answer:

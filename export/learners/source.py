@@ -1,6 +1,7 @@
 """source: the network as trained. It answers and never changes; what all others are compared with."""
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ class Source:
     hyper: Mapping[str, float] = {}
     report: Sequence[str] = ()
     noise = 0
-    open_norms = False
+    open_norms: ClassVar = False
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder

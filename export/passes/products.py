@@ -36,7 +36,12 @@ def _softmax_backward(site: Site, g: Tensor, result: Tensor, dim: int, dtype: An
     return (g - sum_over(g * result, [dim], keepdim=True)) * result
 
 
+def _reciprocal(site: Site, x: Tensor) -> Tensor:
+    return torch.div(torch.ones(x.shape, dtype=x.dtype), x)
+
+
 RULES: Rules = {
+    aten.reciprocal.default: _reciprocal,
     aten.addmm.default: _addmm,
     aten.mm.default: _mm,
     aten._log_softmax.default: _log_softmax,

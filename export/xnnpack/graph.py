@@ -7,7 +7,7 @@ nothing, a reshape costs nothing while the order in memory agrees, and a transpo
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,6 +39,14 @@ class PerTensor:
 
 
 @dataclass(frozen=True)
+class PerImage:
+    """Float now; int8 with a scale for each image as soon as a convolution reads it ("qd8")."""
+
+
+Quantized = PerTensor | PerImage
+
+
+@dataclass(frozen=True)
 class Value:
     """A tensor: XNNPACK knows it as `id` with `dims`; stored dimension i is dimension order[i] of `shape`."""
 
@@ -46,7 +54,7 @@ class Value:
     dims: tuple[int, ...]
     shape: tuple[int, ...]
     order: tuple[int, ...]
-    quantized: PerTensor | None = None
+    quantized: Quantized | None = None
 
     @property
     def stored(self) -> tuple[int, ...]:
@@ -91,22 +99,44 @@ class Builder:
         self.producer: dict[int, xnn.XNode] = {}
         self._constants: dict[tuple[Any, ...], int] = {}
         self._moved: dict[tuple[int, tuple[int, ...], tuple[int, ...]], tuple[Value, int]] = {}
+        self._per_image: dict[tuple[int, tuple[int, ...]], tuple[int, int]] = {}
         self._data = [xnn.ConstantDataOffset(0, 0)]  # number 0 means "no data"
         self._externals = 0
 
     # values
 
-    def value(self, shape: Sequence[int], order: Sequence[int], quantized: PerTensor | None = None) -> Value:
+    def value(self, shape: Sequence[int], order: Sequence[int], quantized: Quantized | None = None) -> Value:
         """A new tensor for a node to write."""
         dims = tuple(shape[i] for i in order)
-        params = None if quantized is None else xnn.PerTensorQuant(quantized.scale, quantized.zero_point)
-        kind = xnn.XNNDatatype.xnn_datatype_fp32 if quantized is None else xnn.XNNDatatype.xnn_datatype_qint8
-        return Value(self._define(dims, kind, params), dims, tuple(shape), tuple(order), quantized)
+        if isinstance(quantized, PerTensor):
+            params = xnn.PerTensorQuant(quantized.scale, quantized.zero_point)
+            id = self._define(dims, xnn.XNNDatatype.xnn_datatype_qint8, params)
+        else:
+            id = self._define(dims, xnn.XNNDatatype.xnn_datatype_fp32, None)
+        return Value(id, dims, tuple(shape), tuple(order), quantized)
 
-    def dynamic(self, source: Value) -> int:
-        """A tensor to hold `source` as int8, quantised at run time for each image on its own."""
-        kind = xnn.XNNDatatype.xnn_datatype_qdint8
-        return self._define(source.dims, kind, xnn.PerTokenDynamicQuant(len(source.dims) - 1))
+    def real(self, value: Value) -> Value:
+        """The value as float."""
+        if not isinstance(value.quantized, PerTensor):
+            return value
+        key = (value.id, value.dims, ())
+        made, when = self._moved.get(key, (None, 0))
+        if made is None or len(self.nodes) - when > REUSE:
+            made = self.value(value.dims, contiguous(len(value.dims)))
+            self.node(xnn.XNNConvert(input_id=value.id, output_id=made.id, flags=0))
+        self._moved[key] = (made, len(self.nodes))
+        return Value(made.id, value.dims, value.shape, value.order)
+
+    def per_image(self, source: Value) -> int:
+        """A float value as int8, quantised when the program runs, for each image on its own."""
+        key = (source.id, source.dims)
+        made, when = self._per_image.get(key, (INVALID, 0))
+        if made == INVALID or len(self.nodes) - when > REUSE:
+            params = xnn.PerTokenDynamicQuant(len(source.dims) - 1)
+            made = self._define(source.dims, xnn.XNNDatatype.xnn_datatype_qdint8, params)
+            self.node(xnn.XNNConvert(input_id=source.id, output_id=made, flags=0))
+        self._per_image[key] = (made, len(self.nodes))
+        return made
 
     def input(self, shape: Sequence[int]) -> Value:
         """The next tensor that the caller passes in."""
@@ -118,7 +148,7 @@ class Builder:
     def output(self, value: Value) -> None:
         """The next tensor that the caller gets: `value`, lying as the graph counts dimensions."""
         order = contiguous(len(value.shape))
-        ready = self.lay(value, order)
+        ready = self.lay(self.real(value), order)
         if ready.id not in self.producer or self.tensor(ready.id).flags:  # an input, a constant, or out already
             out = self.value(value.shape, order)
             self.node(xnn.XNNCopy(input_id=ready.id, output_id=out.id, flags=0))
@@ -145,6 +175,16 @@ class Builder:
             self._constants[key] = self._define(tuple(tensor.shape), kinds[tensor.dtype], params, self._keep(tensor))
         return self._constants[key]
 
+    def quantized_number(self, number: float) -> int:
+        """A number as int8 tensor [1]: 127, or -127, with a scale of its own."""
+        scale = max(abs(number), 1e-30) / 127
+        key = ("number", number)
+        if key not in self._constants:
+            stored = torch.tensor([127 if number >= 0 else -127], dtype=torch.int8)
+            params = xnn.PerTensorQuant(scale, 0)
+            self._constants[key] = self._define((1,), xnn.XNNDatatype.xnn_datatype_qint8, params, self._keep(stored))
+        return self._constants[key]
+
     def lay(self, value: Value, order: Sequence[int]) -> Value:
         """The value with its dimensions in memory in this order, and XNNPACK knowing it by just these dimensions."""
         order = tuple(order)
@@ -156,7 +196,7 @@ class Builder:
         if moved is None or len(self.nodes) - when > REUSE:
             moved = self._move(value, order)
         self._moved[key] = (moved, len(self.nodes))
-        return moved
+        return replace(moved, quantized=value.quantized)
 
     def _move(self, value: Value, order: tuple[int, ...]) -> Value:
         if same_memory(value.shape, value.order, order):

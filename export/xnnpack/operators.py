@@ -1,13 +1,15 @@
 """How each ATen operator becomes XNNPACK nodes: the table of what one delegate can hold."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from executorch.backends.xnnpack.serialization import xnnpack_graph_schema as xnn
 from torch import Tensor, fx
 
-from export.xnnpack.graph import INVALID, NHWC, Builder, Constant, PerTensor, Value, contiguous, preferred
+from export.xnnpack import int8
+from export.xnnpack.graph import INVALID, NHWC, Builder, Constant, PerImage, PerTensor, Value, contiguous, preferred
 
 aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed
@@ -53,6 +55,9 @@ def _binary(kind: Any) -> Emit:
     def emit(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
         if node.kwargs.get("alpha", 1) != 1:
             raise Unsupported("add or sub with alpha")
+        if (done := int8.binary(kind, builder, node, args[:2])) is not None:
+            return done
+        args = _as_float(builder, args)
         shape = _shape(node)
         whole = [a.order for a in args[:2] if isinstance(a, Value) and a.shape == shape]
         order = NHWC if NHWC in whole or (len(shape) == 4 and not whole) else (*whole, preferred(shape))[0]
@@ -121,7 +126,7 @@ def _slice(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
         start = cut.args[2] if len(cut.args) > 2 and cut.args[2] is not None else 0
         starts[dim] += start if start >= 0 else start + cut.args[0].meta["val"].shape[dim]
         cut = cut.args[0]
-    out = builder.value(_shape(node), source.order)
+    out = builder.value(_shape(node), source.order, source.quantized)
     offsets = [starts[i] for i in source.order]
     builder.node(xnn.XNNStaticSlice(len(offsets), offsets, list(out.dims), source.id, out.id, 0))
     return out
@@ -129,6 +134,8 @@ def _slice(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
 
 def _cat(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
     parts = list(args[0])
+    if len({p.quantized if isinstance(p, Value) else None for p in parts}) > 1:
+        parts = _as_float(builder, parts)
     dim = (args[1] if len(args) > 1 else 0) % len(_shape(node))
     order = next((p.order for p in parts if isinstance(p, Value)), contiguous(len(_shape(node))))
     laid = [
@@ -146,7 +153,7 @@ def _join(builder: Builder, parts: list[Value], dim: int) -> Value:
         return parts[0]
     shape = list(parts[0].shape)
     shape[dim] = sum(p.shape[dim] for p in parts)
-    out = builder.value(shape, parts[0].order)
+    out = builder.value(shape, parts[0].order, parts[0].quantized)
     kinds = (xnn.XNNConcatenate2, xnn.XNNConcatenate3, xnn.XNNConcatenate4, xnn.XNNConcatenate5)
     ids = [p.id for p in parts] + [INVALID] * (5 - len(parts))
     axis = parts[0].order.index(dim)
@@ -165,7 +172,7 @@ def _pad(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
     before, after = [0] * rank, [0] * rank
     for place in range(0, len(args[1]), 2):
         before[rank - 1 - place // 2], after[rank - 1 - place // 2] = args[1][place], args[1][place + 1]
-    out = builder.value(_shape(node), source.order)
+    out = builder.value(_shape(node), source.order, source.quantized)
     pre, post = [before[i] for i in source.order], [after[i] for i in source.order]
     fill = float(args[2]) if len(args) > 2 and args[2] is not None else 0.0
     builder.node(xnn.XNNStaticConstantPad(pre, post, fill, source.id, out.id, 0))
@@ -225,7 +232,8 @@ def _pool(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
     average = node.target is aten.avg_pool2d.default
     if (len(args) > 5 and args[5] and not average) or (average and any(padding)):
         raise Unsupported("pooling with ceil_mode, or an average over padding")
-    source, out = builder.lay(args[0], NHWC), builder.value(_shape(node), NHWC)
+    source = builder.lay(builder.real(args[0]) if average else args[0], NHWC)
+    out = builder.value(_shape(node), NHWC, source.quantized)
     kind = xnn.XNNAvgPooling2d if average else xnn.XNNMaxPooling2d
     builder.node(
         kind(padding[0], padding[1], padding[0], padding[1], *kernel, *stride, *dilation, source.id, out.id, 0)
@@ -244,18 +252,30 @@ def _pair(number: Any) -> tuple[int, int]:
 
 def _quantize(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
     source, params = args[0], PerTensor(float(args[1]), int(args[2]))
+    if source.quantized == params:
+        return source
+    source = builder.real(source)
     out = builder.value(source.dims, contiguous(len(source.dims)), params)
     builder.node(xnn.XNNConvert(input_id=source.id, output_id=out.id, flags=0))
     return Value(out.id, out.dims, source.shape, source.order, params)
 
 
 def _dequantize(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
-    source = args[0]
-    if source.quantized != PerTensor(float(args[1]), int(args[2])):
+    if args[0].quantized != PerTensor(float(args[1]), int(args[2])):
         raise Unsupported("dequantising with another scale than the tensor has")
-    out = builder.value(source.dims, contiguous(len(source.dims)))
-    builder.node(xnn.XNNConvert(input_id=source.id, output_id=out.id, flags=0))
-    return Value(out.id, out.dims, source.shape, source.order)
+    return args[0]  # as float only where an operator needs it
+
+
+def _per_image(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
+    return replace(builder.real(args[0]), quantized=PerImage())
+
+
+def _as_float(builder: Builder, args: Sequence[Any]) -> Sequence[Any]:
+    return [_as_float(builder, a) if isinstance(a, list) else builder.real(a) if isinstance(a, Value) else a for a in args]
+
+
+def _of_floats(emit: Emit) -> Emit:
+    return lambda builder, node, args: emit(builder, node, _as_float(builder, args))
 
 
 # convolutions
@@ -265,7 +285,10 @@ def _convolution(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
     x, w, bias, stride, padding, dilation, transposed, adjustment, groups = args
     if not isinstance(w, Constant) or w.tensor.dim() != 4 or not isinstance(bias, Constant | None):
         raise Unsupported("convolution with a weight computed at run time")
-    source, out = builder.lay(x, NHWC), builder.value(_shape(node), NHWC)
+    depthwise = not transposed and w.shape[1] == 1 and groups > 1
+    parts = None
+    if not transposed:
+        parts = int8.convolution(builder, node, x, w.tensor, bias and bias.tensor, depthwise=depthwise)
     if transposed:
         within, outputs = w.shape[0] // groups, w.shape[1]
         kind, filter = xnn.XNNConvTranspose2d, _transposed_filter(w.tensor, groups)
@@ -273,20 +296,24 @@ def _convolution(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
     else:
         within, outputs = w.shape[1], w.shape[0] // groups
         kernel = w.shape[2:]
-        depthwise = within == 1 and groups > 1
         kind = xnn.XNNDepthwiseConv2d if depthwise else xnn.XNNConv2d
         filter = w.tensor.permute(1, 2, 3, 0) if depthwise else w.tensor.permute(0, 2, 3, 1)
+    if parts is None:
+        added = INVALID if bias is None else builder.constant(bias.tensor).id
+        source = builder.lay(builder.real(x), NHWC)
+        out = builder.value(_shape(node), NHWC)
+        parts = int8.Parts(source.id, builder.constant(filter).id, added, out)
     builder.node(
         kind(
             padding_top=padding[0], padding_right=padding[1], padding_bottom=padding[0], padding_left=padding[1],
             kernel_height=kernel[0], kernel_width=kernel[1], subsampling_height=stride[0], subsampling_width=stride[1],
             dilation_height=dilation[0], dilation_width=dilation[1], group_input_channels=within,
             group_output_channels=outputs, groups=groups, adjustment_height=adjustment[0],
-            adjustment_width=adjustment[1], input1_id=source.id, filter_id=builder.constant(filter).id,
-            bias_id=INVALID if bias is None else builder.constant(bias.tensor).id, output_id=out.id, flags=0,
+            adjustment_width=adjustment[1], input1_id=parts.source, filter_id=parts.filter, bias_id=parts.bias,
+            output_id=parts.out.id, flags=0,
         )
     )  # fmt: skip
-    return out
+    return parts.out
 
 
 def _transposed_filter(w: Tensor, groups: int) -> Tensor:
@@ -300,10 +327,7 @@ class Unsupported(Exception):
     """This use of an operator cannot go into the delegate; the text says which."""
 
 
-OPERATORS: dict[Any, Emit] = {
-    aten.add.Tensor: _binary(xnn.XNNAdd),
-    aten.sub.Tensor: _binary(xnn.XNNSubtract),
-    aten.mul.Tensor: _binary(xnn.XNNMultiply),
+_OF_FLOATS: dict[Any, Emit] = {
     aten.div.Tensor: _binary(xnn.XNNDiv),
     aten.maximum.default: _binary(xnn.XNNMaximum),
     aten.minimum.default: _binary(xnn.XNNMinimum),
@@ -325,17 +349,27 @@ OPERATORS: dict[Any, Emit] = {
     aten.clamp.default: _clamp,
     aten.hardtanh.default: _clamp,
     aten.relu.default: _clamp,
+    aten.mean.dim: _mean_hw,
+    aten.bmm.default: _bmm,
+    aten._softmax.default: _softmax,
+    aten.avg_pool2d.default: _pool,
+}
+
+_OF_EITHER: dict[Any, Emit] = {
+    aten.add.Tensor: _binary(xnn.XNNAdd),
+    aten.sub.Tensor: _binary(xnn.XNNSubtract),
+    aten.mul.Tensor: _binary(xnn.XNNMultiply),
     aten.permute.default: _permute,
     aten.reshape.default: _reshape,
     aten.slice.Tensor: _slice,
     aten.cat.default: _cat,
     aten.constant_pad_nd.default: _pad,
-    aten.mean.dim: _mean_hw,
-    aten.bmm.default: _bmm,
-    aten._softmax.default: _softmax,
-    aten.avg_pool2d.default: _pool,
     aten.max_pool2d.default: _pool,
     aten.convolution.default: _convolution,
     quantized.quantize_per_tensor.default: _quantize,
     quantized.dequantize_per_tensor.default: _dequantize,
+    torch.ops.edgecl.round_per_image.default: _per_image,
 }
+"""These take int8 tensors as they are."""
+
+OPERATORS: dict[Any, Emit] = {target: _of_floats(emit) for target, emit in _OF_FLOATS.items()} | _OF_EITHER

@@ -1,0 +1,61 @@
+"""One background thread that runs jobs in their order, of which at most one waits while another runs."""
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import Final
+
+Job = Callable[[], object]
+
+
+class Worker:
+    """Runs jobs behind its caller's back. After the first failure it runs no more, and every call raises that failure."""
+
+    def __init__(self, name: str) -> None:
+        self._jobs: queue.SimpleQueue[tuple[Job, bool] | None] = queue.SimpleQueue()
+        self._slot: Final = threading.Semaphore(1)
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise what made a job fail."""
+        if self._failure:
+            raise self._failure
+
+    def offer(self, job: Job, *, wait: bool) -> bool:
+        """Run a job when those before it are done. When one waits already, wait for it to begin, or say False."""
+        self.check()
+        if not self._slot.acquire(blocking=wait):
+            return False
+        self._jobs.put((job, True))
+        return True
+
+    def also(self, job: Job) -> None:
+        """Run a small job that takes nobody's turn."""
+        self.check()
+        self._jobs.put((job, False))
+
+    def drain(self) -> None:
+        """Wait until every job is done."""
+        done = threading.Event()
+        self._jobs.put((done.set, False))
+        done.wait()
+        self.check()
+
+    def close(self) -> None:
+        """Do the jobs that are left, and end the thread. It raises nothing; `check` does."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        while item := self._jobs.get():
+            job, held_slot = item
+            if held_slot:
+                self._slot.release()
+            if self._failure and held_slot:
+                continue
+            try:
+                job()
+            except BaseException as error:
+                self._failure = self._failure or error

@@ -1,0 +1,81 @@
+"""ONNX models against ATen, operator by operator, and whole steps against the compiled program and float64."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor
+
+from edgecl.errors import ProjectError
+from export.encoder import Encoder
+from export.learners import Learner
+from export.learners.ecotta import EcoTTA
+from export.learners.norm import Norm
+from export.learners.source import Source
+from export.learners.tent import Tent
+from export.to_onnx import TRANSLATIONS, to_onnx
+from export.trace import methods
+from export.xnnpack.operators import OPERATORS
+from tests.export import digests, nets, pipeline
+from tests.export.operators import CASES, aten
+
+BATCH, CLASSES, STEPS = 8, 5, 10
+
+LEARNERS: dict[str, tuple[Callable[[Encoder], Learner], str, tuple[str, ...]]] = {
+    "source": (Source, "infer", ("layer2",)),
+    "norm": (Norm, "adapt", ()),
+    "tent": (Tent, "adapt", ("layer3",)),
+    "ecotta": (EcoTTA, "adapt", ("stem", "layer1", "layer2", "layer3")),
+}
+
+TOLERANCE = 2e-5
+"""Of numbers up to one, after ten steps in float32. One wrong operator shows as 1e-2 or more."""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_operator_gives_what_aten_gives(case: str, tmp_path: Path) -> None:
+    function, example = CASES[case]
+    graph = pipeline.graph_of(function, *example)
+    program = pipeline.onnxruntime(tmp_path, {"run": graph})
+    for got, want in zip(program.execute("run", pipeline.arrays(example)), graph(*example), strict=True):
+        assert pipeline.apart(got, want) < 1e-6
+
+
+def test_the_cases_use_every_operator_and_the_delegate_has_no_other() -> None:
+    used = {n.target for f, example in CASES.values() for n in pipeline.graph_of(f, *example).graph.nodes}
+    assert used >= TRANSLATIONS.keys()
+    assert TRANSLATIONS.keys() == OPERATORS.keys()
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_ten_steps_agree_with_the_delegate_and_with_float64(name: str, tmp_path: Path) -> None:
+    make, kind, taps = LEARNERS[name]
+
+    def method(dtype: torch.dtype):
+        learner = make(pipeline.captured(nets.ResNet, dtype, taps=taps, open_norms=make.open_norms))
+        return methods(learner, kind, BATCH, nets.batch(nets.ResNet, BATCH).to(dtype), CLASSES)
+
+    single, double = method(torch.float32), method(torch.float64)
+    graphs = {single.name: pipeline.compiled(single)}
+    engines = {
+        "xnnpack": pipeline.xnnpack(tmp_path, graphs),
+        "onnx": pipeline.onnxruntime(tmp_path, graphs),
+    }
+    given = {engine: dict(zip(single.inputs, pipeline.arrays(single.example), strict=True)) for engine in engines}
+    exact = dict(zip(double.inputs, double.example, strict=True))
+    for step in range(STEPS):
+        x = nets.batch(nets.ResNet, BATCH, seed=step)
+        exact["x"] = x.double()
+        want = dict(zip(double.outputs, double.run(*exact.values()), strict=True))
+        for engine, program in engines.items():
+            given[engine]["x"] = x.numpy()
+            got = dict(zip(single.outputs, program.execute(single.name, list(given[engine].values())), strict=True))
+            for output in want:
+                assert pipeline.apart(got[output], want[output]) < TOLERANCE, f"{engine}: {output} at step {step}"
+            given[engine] |= {n: got[n] for n in ("theta", "slots") if n in got}
+        exact |= {n: want[n].detach() for n in ("theta", "slots") if n in want}
+    if kind == "adapt":  # all of this would be true of a step that does nothing
+        assert pipeline.apart(exact["theta"], double.example[0]) > 100 * TOLERANCE

@@ -1,7 +1,6 @@
 """Continual learning on the board: run a bundle, adapt it within a memory budget, write down all it does.
 
-    with edgecl.open("cifar.ecl", state="learned") as loop:
-        answer = loop.predict(picture)
+`with edgecl.open("cifar.ecl", state="learned") as loop: answer = loop.predict(picture)`
 """
 
 from os import PathLike

@@ -1,7 +1,7 @@
 """The state directory: checkpoints `learned/<lineage>/<n>.safetensors`, newest few kept, and the journal beside them.
 
-One process at a time owns a state directory (flock on `lock`). A checkpoint is a state file (`edgecl/state.py`) and the place in the source to go on
-from; it is written under a temporary name, so what has its name is whole.
+One process at a time owns a state directory (flock on `lock`). A checkpoint is a state file (`edgecl/state.py`), which
+also tells the place in the source to go on from; it is written under a temporary name, so what has its name is whole.
 """
 
 import fcntl
@@ -44,7 +44,9 @@ def owned(directory: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise StoreError(f"{directory}: another process is using it; stop that one, or give another --state") from None
+            raise StoreError(
+                f"{directory}: another process is using it; stop that one, or give another --state"
+            ) from None
         yield
     finally:
         os.close(lock)
@@ -61,7 +63,7 @@ class Checkpoints:
 
         Raises BundleError: the newest was written for another bundle. StoreError: there are some, and none can be read.
         """
-        passed_over = []
+        passed_over: list[str] = []
         for number in reversed(self._numbers()):
             try:
                 found, place = state.load(self._path(number), layout)
@@ -97,6 +99,8 @@ class Checkpoints:
 
     def _numbers(self) -> list[int]:
         try:
-            return sorted(int(file.stem) for file in self._directory.glob("[0-9]*.safetensors") if file.stem.isdecimal())
+            return sorted(
+                int(file.stem) for file in self._directory.glob("[0-9]*.safetensors") if file.stem.isdecimal()
+            )
         except OSError as error:
             raise StoreError(f"{self._directory}: {error.strerror}; give another --state") from None

@@ -1,4 +1,4 @@
-"""Judges every update before it counts: numbers that are not finite, collapse, canaries. What each rule is for: docs/guide/guard.md."""
+"""Judges every update before it counts: numbers that are not finite, collapse, canaries. See docs/guide/guard.md."""
 
 from collections import deque
 from collections.abc import Callable
@@ -60,7 +60,9 @@ class Guard:
         if collapsed:
             self._recent.clear()
             return Verdict(
-                "roll back", COLLAPSE, f"entropy of class shares {shares:.3f}, the floor is {self._settings.entropy_floor:.3f}"
+                "roll back",
+                COLLAPSE,
+                f"entropy of class shares {shares:.3f} nats, the floor is {self._settings.entropy_floor:.3f}",
             )
         return Verdict("commit", good=not self._canaries)
 

@@ -19,6 +19,9 @@ from edgecl.state import State
 
 Floats = npt.NDArray[np.float32]
 
+Outcome = Literal["committed", "dropped", "rolled back", "skipped"]
+"""What becomes of a batch; skipped, nothing was computed."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -59,10 +62,14 @@ class Learning:
         canaries = read_canaries(bundle)
         self._canaries = [self._preprocess.check(x) for x in canaries.x]
         self._canary_labels = canaries.y
-        self._guard = Guard(self._manifest.guard, len(self._manifest.classes), canaries=len(self._canaries) > 0)
+        self._guard = Guard(
+            self._manifest.guard,
+            len(self._manifest.classes),
+            canaries=len(self._canaries) > 0 and bool(self._manifest.learner.trained),
+        )
 
-    def update(self, batch: Batch) -> Literal["committed", "refused", "skipped"]:
-        """Take one step on a batch: `adapt` without labels, `learn` with them. Skipped, nothing was computed.
+    def update(self, batch: Batch) -> Outcome:
+        """Take one step on a batch: `adapt` without labels, `learn` with them.
 
         Raises ProgramError: the engine failed. Whatever `note` raises, the state is then as it was.
         """
@@ -97,24 +104,29 @@ class Learning:
             return "committed"
         if verdict.action == "drop":
             self._acted(GuardRecord.SKIPPED, verdict.reason, verdict.detail, before)
-        else:
-            self._roll_back(verdict, after)
-        return "refused"
+            return "dropped"
+        self._roll_back(verdict, after)
+        return "rolled back"
 
     def canary_accuracy(self, state: State) -> float:
-        """Share of canaries answered right by the adapting forward pass from a state, its new state thrown away.
+        """Share of canaries answered right with the trained pieces of a state, and all other pieces as built.
 
-        So the statistics may follow the canaries, and what is measured is whether the learned parameters still do the
-        source task. Without an `adapt` method, by `infer`.
+        Canaries are source samples. Statistics that have followed the stream elsewhere answer them badly and are none
+        the worse for it; what gradients changed should still do the source task.
         """
-        method = self._manifest.method("adapt" if self._manifest.has("adapt") else "infer")
-        right = 0
-        count = len(self._canaries)
-        for start in range(0, count, method.batch):
-            places = [i % count for i in range(start, start + method.batch)]  # the last batch begins again at the front
+        theta = self._built.theta.copy()
+        for piece in self._manifest.layout.theta:
+            if piece.name in self._manifest.learner.trained:
+                there = slice(piece.offset, piece.offset + piece.size)
+                theta[there] = state.theta[there]
+        mixed = replace(self._built, theta=theta)
+        batch = self._manifest.method("infer").batch
+        right, count = 0, len(self._canaries)
+        for start in range(0, count, batch):
+            places = [i % count for i in range(start, start + batch)]  # the last batch begins again at the front
             x = self._preprocess.batch([self._canaries[i] for i in places])
-            labels = self._run(method.kind, state, x, None)["logits"].argmax(1)
-            kept = min(method.batch, count - start)
+            labels = self._run("infer", mixed, x, None)["logits"].argmax(1)
+            kept = min(batch, count - start)
             right += int((labels[:kept] == self._canary_labels[places[:kept]]).sum())
         return right / count if count else 1.0
 

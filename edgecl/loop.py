@@ -10,6 +10,7 @@ A state directory belongs to one loop at a time and holds
 """
 
 import contextlib
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ from edgecl import __version__, _runtime, checkpoints, disk, guard, journal, res
 from edgecl.bundle import Bundle, check_requirements, open_bundle
 from edgecl.clock import SystemClock, boot_id
 from edgecl.errors import EdgeclError, ProgramError, StoreError
-from edgecl.learning import Batch, Learning
+from edgecl.learning import Batch, Learning, Outcome
 from edgecl.preprocess import Preprocess
 from edgecl.programs import Programs
 from edgecl.settings import Settings, hyper_values
@@ -66,7 +67,7 @@ class Loop:
         self,
         path: Path,
         state_directory: Path,
-        settings: Settings = Settings(),
+        settings: Settings,
         *,
         source: str = "",
         again: bool = False,
@@ -86,22 +87,23 @@ class Loop:
         self._count = journal.End()
         with contextlib.ExitStack() as stack:
             stack.enter_context(checkpoints.owned(state_directory))
-            self._bundle = stack.enter_context(_cached(path, state_directory / "cache"))
-            self.manifest = manifest = self._bundle.manifest
-            _check(self._bundle)
+            self.bundle = stack.enter_context(_cached(path, state_directory / "cache"))
+            self.manifest = manifest = self.bundle.manifest
+            _check(self.bundle)
             hyper = hyper_values(manifest.learner, settings.hyper)
             self._checkpoints = checkpoints.Checkpoints(state_directory, manifest.lineage)
             self.resumed = self._checkpoints.newest(manifest.layout)
-            self._place = self._saved = _place(self.resumed, source, again)
+            self._place = _place(self.resumed, source, again)
+            self._saved = self.resumed.place if self.resumed else self._place
             losses = journal.recover(state_directory / "journal")
             self._seq = journal.next_seq(state_directory / "journal")
             self._programs = stack.enter_context(
-                Programs(self._bundle, engine=settings.engine, threads=settings.threads, trace=settings.trace)
+                Programs(self.bundle, engine=settings.engine, threads=settings.threads, trace=settings.trace)
             )
             self._load()
             budget = manifest.memory_budget_bytes if settings.budget_bytes is None else settings.budget_bytes
             self._learning = Learning(
-                self._bundle,
+                self.bundle,
                 self._programs,
                 self.resumed.state if self.resumed else None,
                 hyper=hyper,
@@ -136,11 +138,6 @@ class Loop:
     def place(self) -> Place:
         """Where to go on in the source: behind the last sample that was learned from or passed over."""
         return self._place
-
-    @property
-    def bundle_id(self) -> str:
-        """Identity of the bundle."""
-        return self._bundle.id
 
     def predict(self, x: npt.NDArray[Any], *, position: int | None = None, y: int | None = None) -> Answer:
         """Answer a sample, in the form that the manifest's `input` tells, and put it into the batch to adapt to.
@@ -188,7 +185,7 @@ class Loop:
         self._check_open()
         method = self.manifest.method("learn")
         samples, labels = self._labelled(x, y)
-        done: list[str] = []
+        outcomes: list[Outcome] = []
         for start in range(0, len(samples), method.batch):
             some, classes = samples[start : start + method.batch], labels[start : start + method.batch]
             rows = np.zeros((method.batch, len(self.manifest.classes)), np.float32)  # all zero: leave the sample out
@@ -196,13 +193,10 @@ class Loop:
             padded = [some[i % len(some)] for i in range(method.batch)]
             batch = Batch(padded, self._seq, self._seq + len(some) - 1, rows)
             self._seq += len(some)
-            if self._worker:
-                self._worker.offer(lambda batch=batch: done.append(self._update(batch, None)), wait=True)  # type: ignore[misc]
-            else:
-                done.append(self._update(batch, None))
+            self._do(partial(self._update, batch, None, outcomes), wait=True)
         if self._worker:
             self._worker.drain()
-        return done.count("committed")
+        return outcomes.count("committed")
 
     def trace(self) -> bytes:
         """What the program recorded since the last call, as ETDump; only with `Settings.trace`."""
@@ -245,12 +239,12 @@ class Loop:
         manifest, settings = self.manifest, self._settings
         self._infer = manifest.method("infer", 1)
         self._adapt = manifest.method("adapt") if manifest.has("adapt") else None
-        if self._adapt and settings.sync:
-            self._programs.load(self._adapt, self._infer)
+        adapting = (self._adapt, manifest.method("infer")) if self._adapt else ()
+        if settings.sync:
+            self._programs.load(*adapting, self._infer)
         else:
-            if self._adapt:
-                self._programs.load(self._adapt)
-            self._programs.load(self._infer, isolated=not settings.sync and settings.engine == "executorch")
+            self._programs.load(self._infer, isolated=True)
+            self._programs.load(*adapting)
 
     def _collect(self, x: npt.NDArray[Any], seq: int) -> None:
         assert self._adapt
@@ -260,20 +254,25 @@ class Loop:
         if len(self._pending) < self._adapt.batch:
             return
         batch, self._pending = Batch(self._pending, self._first_seq, seq), []
-        job = partial(self._update, batch, Place(source=self._place.source, position=self._next))
-        if not self._worker:
-            job()
-        elif not self._worker.offer(job, wait=self._settings.wait):
+        place = Place(source=self._place.source, position=self._next)
+        if not self._do(partial(self._update, batch, place, []), wait=self._settings.wait):
             self._learning.skip(guard.BUSY, f"samples {batch.first_seq} to {batch.last_seq}: learning is behind")
 
-    def _update(self, batch: Batch, place: Place | None) -> str:
-        """Learn from a batch; `place` is where its source goes on."""
+    def _do(self, job: Callable[[], object], *, wait: bool) -> bool:
+        """Do a job, behind the caller's back where there is a worker; whether it had room for it."""
+        if self._worker:
+            return self._worker.offer(job, wait=wait)
+        job()
+        return True
+
+    def _update(self, batch: Batch, place: Place | None, outcomes: list[Outcome]) -> None:
+        """Learn from a batch; `place` is where its source goes on. What came of it is added to `outcomes`."""
         outcome = self._learning.update(batch)
+        outcomes.append(outcome)
         self._place = place or self._place
         self._since_checkpoint += outcome != "skipped"
-        if self._since_checkpoint >= self._settings.checkpoint_every:
-            self._checkpoint()
-        return outcome
+        if self._since_checkpoint >= self._settings.checkpoint_every or outcome == "rolled back":
+            self._checkpoint()  # at once after a roll-back: no crash may bring the bad state back
 
     def _checkpoint(self) -> None:
         """What a checkpoint has learned is in the journal before it is on the disk."""
@@ -281,9 +280,7 @@ class Loop:
         self._sync()
         number, path = self._checkpoints.write(state, place)
         self._note(
-            journal.Checkpoint(
-                number=number, step=state.step, seen=state.seen, digest=state.digest, file=path.name
-            )
+            journal.Checkpoint(number=number, step=state.step, seen=state.seen, digest=state.digest, file=path.name)
         )
         self._saved, self._since_checkpoint = place, 0
 
@@ -325,7 +322,7 @@ class Loop:
         labels, classes = np.atleast_1d(np.asarray(y)), len(self.manifest.classes)
         if labels.shape != (len(x),) or labels.dtype.kind not in "iu":
             raise ProgramError(f"labels: {labels.dtype}{list(labels.shape)}, not {len(x)} integers; give one a sample")
-        if len(x) and not (0 <= labels.min() and labels.max() < classes):
+        if len(x) and (labels.min() < 0 or labels.max() >= classes):
             raise ProgramError(f"labels: {labels.min()} to {labels.max()}, the bundle has {classes} classes")
         return [self._preprocess.check(sample) for sample in x], labels.astype(np.int64)
 
@@ -340,7 +337,7 @@ class Loop:
             "engine": settings.engine,
         }
         return journal.Run(
-            bundle=self._bundle.id,
+            bundle=self.bundle.id,
             name=manifest.name,
             learner=manifest.learner.name,
             settings=[journal.Setting(name=name, value=str(value)) for name, value in told.items()],
@@ -386,8 +383,9 @@ def _place(resumed: checkpoints.Resumed | None, source: str, again: bool) -> Pla
 
 def _answer(seq: int, logits: npt.NDArray[np.float32], classes: Sequence[str]) -> Answer:
     index = int(logits.argmax())
+    if not np.isfinite(logits).all():
+        return Answer(seq, classes[index], index, math.nan, math.nan, logits)
     odds = np.exp((logits - logits[index]).astype(np.float64))
     shares = odds / odds.sum()
-    present = shares[shares > 0]
-    entropy = float(-(present * np.log(present)).sum()) if np.isfinite(logits).all() else float("nan")
-    return Answer(seq, classes[index], index, float(shares[index]), entropy, logits)
+    entropy = -float((shares * np.log(np.maximum(shares, np.finfo(np.float64).tiny))).sum())
+    return Answer(seq, classes[index], index, float(shares[index]), abs(entropy), logits)

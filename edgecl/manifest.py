@@ -145,6 +145,8 @@ class Learner(Record, frozen=True):
     """Whether it has a `learn` method."""
     adapts: bool
     """Whether it has an `adapt` method."""
+    trained: tuple[Name, ...] = ()
+    """Pieces of theta that gradients change; the canaries are answered with these, and all else as built."""
 
 
 class Guard(Record, frozen=True):

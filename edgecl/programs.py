@@ -27,7 +27,7 @@ class Programs:
 
         Raises BundleError: the bundle has no program for this engine. ProgramError: it cannot be loaded.
         """
-        names = [method.name for method in methods if method.name not in self._programs]
+        names = list(dict.fromkeys(method.name for method in methods if method.name not in self._programs))
         if names:
             program = open_program(
                 self._path(names),
@@ -70,4 +70,4 @@ class Programs:
     def _path(self, names: list[str]) -> Path:
         if self._engine != "onnxruntime":
             return self._bundle.path(PROGRAM)
-        return [self._bundle.path(f"{ONNX}/{name}.onnx") for name in names][0].parent
+        return self._bundle.path(f"{ONNX}/{names[0]}.onnx").parent

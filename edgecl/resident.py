@@ -1,4 +1,4 @@
-"""Memory of this process, as the kernel counts it. On Raspberry Pi OS no cgroup limits it, so the loop looks for itself."""
+"""Memory of this process, as the kernel counts it. Raspberry Pi OS sets no limit, so the loop looks for itself."""
 
 import os
 from pathlib import Path

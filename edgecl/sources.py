@@ -241,6 +241,9 @@ SOURCES: Final[dict[str, Callable[[str, Input, Sequence[str]], Source]]] = {
 _PLACED: Final = frozenset(("folder", "npz"))
 """Kinds that are followed by a path."""
 
+RECORDED: Final = _PLACED
+"""Kinds whose samples can be had again: learning may take its time with them."""
+
 
 class _UnfitError(Exception):
     """An image that the bundle cannot take."""

@@ -35,6 +35,9 @@ class Place(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Of the next sample."""
 
 
+NOWHERE: Final = Place()
+
+
 class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a state file says of itself."""
 
@@ -45,7 +48,7 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seen: int
     digest: str
     """`State.digest`."""
-    place: Place = Place()
+    place: Place = NOWHERE
 
 
 @dataclass(frozen=True)
@@ -104,9 +107,11 @@ def _cut(vector: Vector, piece: Piece) -> Vector:
     return vector[piece.offset : piece.offset + piece.size].reshape(piece.shape)
 
 
-def dump(state: State, place: Place = Place()) -> bytes:
+def dump(state: State, place: Place = NOWHERE) -> bytes:
     """The bytes of a state file; the same state gives the same bytes."""
-    header = Header(format=FORMAT, layout=state.layout.digest, step=state.step, seen=state.seen, digest=state.digest, place=place)
+    header = Header(
+        format=FORMAT, layout=state.layout.digest, step=state.step, seen=state.seen, digest=state.digest, place=place
+    )
     tensors = {"theta": state.theta, "slots": state.slots}
     return safetensors.numpy.save(tensors, metadata={"edgecl": msgspec.json.encode(header).decode()})
 
@@ -122,7 +127,7 @@ def load(path: Path, layout: Layout) -> tuple[State, Place]:
             raise StoreError(f"{path}: {size} bytes, more than the limit of {MAX_STATE_BYTES}; delete it")
         with safetensors.safe_open(path, framework="numpy") as file:
             header = msgspec.json.decode((file.metadata() or {}).get("edgecl", ""), type=Header)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror or error}; give another state") from None
     except (safetensors.SafetensorError, msgspec.DecodeError, ValueError, TypeError) as error:

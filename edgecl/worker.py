@@ -9,7 +9,7 @@ Job = Callable[[], object]
 
 
 class Worker:
-    """Runs jobs behind its caller's back. After the first failure it runs no more, and every call raises that failure."""
+    """Runs jobs behind its caller's back. After the first failure it runs no more, and calls raise that failure."""
 
     def __init__(self, name: str) -> None:
         self._jobs: queue.SimpleQueue[tuple[Job, bool] | None] = queue.SimpleQueue()

@@ -1,8 +1,8 @@
 """A user's trained classifier as a frozen graph with named sites where a learner may act.
 
-Two kinds of site. A *tap* is the output (`"layer1"`) or the input (`"layer1:in"`) of a module: a learner reads it, or puts
-something else in its place. A *norm* is a batch normalisation kept open for learners that change statistics or affine
-parameters; all other batch normalisations are folded away as constants.
+Two kinds of site. A *tap* is the output (`"layer1"`) or the input (`"layer1:in"`) of a module: a learner reads it, or
+puts something else in its place. A *norm* is a batch normalisation kept open for learners that change statistics or
+affine parameters; all other batch normalisations are folded away as constants.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ class Norm:
     """An open batch normalisation, y = (x - mean) / sqrt(var + eps) * gamma + beta; gamma and beta are [channels].
 
     Where a convolution or linear layer precedes it, the statistics of training are folded into that layer: x arrives
-    standardised (mean 0, var near 1, eps per channel), which keeps sums of squares well conditioned in float32 and int8.
+    standardised (mean 0, var near 1, eps per channel), which keeps sums of squares accurate in float32 and int8.
     """
 
     name: str
@@ -235,7 +235,7 @@ _LAYERS = (aten.conv1d.default, aten.conv2d.default, aten.linear.default)
 
 
 def _scale_layer(graph: fx.GraphModule, layer: Any, scale: Tensor, shift: Tensor) -> bool:
-    """Make `layer` compute layer(x) * scale + shift, per output channel; False where it is no layer, or others read it."""
+    """Make `layer` compute layer(x) * scale + shift, by channel; False where it is no layer, or others read it."""
     if layer.target not in _LAYERS or len(layer.users) != 1 or "tap" in layer.meta:
         return False
     weight, bias = _constant(graph, layer.args[1]), _constant(graph, layer.args[2] if len(layer.args) > 2 else None)

@@ -1,18 +1,13 @@
-"""Bytes that a method needs: estimated from its delegate at build time, measured by running it without PyTorch.
+"""Bytes that a method needs, estimated from its delegate at build time; edgecl/measure.py measures them.
 
-The estimate follows what XNNPACK does: every tensor between two operators lives from the operator that writes it to the last that reads it, and
-tensors are put, largest first, at the lowest place free over their whole life.
+The estimate follows what XNNPACK does: every tensor between two operators lives from the operator that writes it to the
+last that reads it, and tensors are put, largest first, at the lowest place free over their whole life.
 """
 
-import json
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from edgecl.errors import ProgramError
 from export.xnnpack.graph import Builder
 
 OVER_READ = 16

@@ -1,4 +1,4 @@
-"""Reads `edgecl.toml`, which names the user's model, source data, learner, device and budget. Its fields: docs/formats/project.md."""
+"""Reads `edgecl.toml`, which names the user's model, source data, learner, budget: docs/formats/project.md."""
 
 import importlib.util
 import re
@@ -25,7 +25,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A table of the file; an unknown key is an error."""
 
 
-class Model(Section):
+class Model(Section, frozen=True, kw_only=True):
     """The trained network."""
 
     factory: str
@@ -37,7 +37,7 @@ class Model(Section):
     """Module names; `name:in` is the input of a module. See docs/guide/own-model.md."""
 
 
-class Sample(Section):
+class Sample(Section, frozen=True, kw_only=True):
     """What one sample is."""
 
     kind: Literal["image", "vector"] = "image"
@@ -49,7 +49,7 @@ class Sample(Section):
     """What a channel is then divided by; one when left out."""
 
 
-class Data(Section):
+class Data(Section, frozen=True, kw_only=True):
     """Labelled source data: `file:function` returning (x, y), or an `.npz` with `x` and `y`."""
 
     train: str
@@ -58,7 +58,7 @@ class Data(Section):
     """Not trained on: what the build measures its accuracy with."""
 
 
-class LearnerChoice(Section):
+class LearnerChoice(Section, frozen=True, kw_only=True):
     """The learner and its settings."""
 
     name: str
@@ -71,16 +71,18 @@ class LearnerChoice(Section):
     """Numbers that a step takes at run time, instead of the learner's defaults."""
 
 
-class Warmup(Section):
+class Warmup(Section, frozen=True, kw_only=True):
     """Training of the learner's own parameters on source data, before deployment (for learners that have it)."""
 
-    epochs: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 10
+    epochs: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 3
     batch: Count = 64
-    lr: float = 0.05
+    lr: Annotated[float, msgspec.Meta(gt=0)] = 0.01
     seed: int = 0
+    mirror: bool = True
+    """Whether an image and its mirror image are the same class; not so for digits."""
 
 
-class BuildChoice(Section):
+class BuildChoice(Section, frozen=True, kw_only=True):
     """How it is compiled."""
 
     device: str = "linux-x86_64"
@@ -97,7 +99,7 @@ class BuildChoice(Section):
     """Labelled source samples kept for the guard."""
 
 
-class Tables(Section):
+class Tables(Section, frozen=True, kw_only=True):
     """The whole file."""
 
     name: str

@@ -9,11 +9,11 @@ from typing import Any
 
 import onnx
 import torch
-import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 from onnx import TensorProto, helper
 from torch import fx
 
 from edgecl.errors import ProjectError
+from export.rounding import INT8
 
 aten: Any = torch.ops.aten
 quantized: Any = torch.ops.quantized_decomposed
@@ -231,12 +231,30 @@ def _convolution(model: _Model, node: fx.Node, args: Sequence[Any]) -> str:
 
 def _quantize(kind: str) -> Emit:
     def emit(model: _Model, node: fx.Node, args: Sequence[Any]) -> str:
-        x, scale, zero_point, low, high, dtype = args
-        if (low, high, dtype) != (-128, 127, torch.int8):
-            raise Untranslated(f"to {dtype} from {low} to {high}")
+        x, scale, zero_point, *grid = args
+        if tuple(grid) != INT8:
+            raise Untranslated(f"with {grid}")
         return model.op(kind, x, model.constant(scale), model.constant(zero_point, torch.int8))
 
     return emit
+
+
+def _round_per_image(model: _Model, node: fx.Node, args: Sequence[Any]) -> str:
+    """As export/rounding.py does it, step for step."""
+    shape, zero = node.meta["val"].shape, model.constant(0.0)
+    flat = model.op("Reshape", args[0], model.numbers([shape[0], -1]))
+    low = model.op("Min", model.op("ReduceMin", flat, model.numbers([1]), keepdims=1), zero)
+    high = model.op("Max", model.op("ReduceMax", flat, model.numbers([1]), keepdims=1), zero)
+    steps = model.op("Div", model.constant(255.0), model.op("Sub", high, low))
+    steps = model.op("Where", model.op("Greater", high, low), steps, model.constant(1.0))
+    first, last = model.constant(-128.0), model.constant(127.0)
+    low, high = model.op("Mul", low, steps), model.op("Mul", high, steps)
+    off = model.op("Add", model.op("Add", low, first), model.op("Add", high, last))
+    place = model.op("Where", model.op("Greater", off, zero), model.op("Sub", first, low), model.op("Sub", last, high))
+    place = model.op("Round", model.op("Clip", place, first, last))
+    stored = model.op("Add", model.op("Round", model.op("Mul", flat, steps)), place)
+    back = model.op("Sub", model.op("Clip", stored, first, last), place)
+    return model.op("Reshape", model.op("Div", back, steps), model.numbers(shape))
 
 
 TRANSLATIONS: dict[Any, Emit] = {
@@ -277,4 +295,5 @@ TRANSLATIONS: dict[Any, Emit] = {
     aten.convolution.default: _convolution,
     quantized.quantize_per_tensor.default: _quantize("QuantizeLinear"),
     quantized.dequantize_per_tensor.default: _quantize("DequantizeLinear"),
+    torch.ops.edgecl.round_per_image.default: _round_per_image,
 }

@@ -7,7 +7,7 @@ from typing import ClassVar, Protocol, TypeGuard
 import torch
 from torch import Tensor
 
-from export.encoder import Encoded
+from export.encoder import Encoded, Encoder
 
 Pieces = dict[str, Tensor]
 """Named pieces of theta or slots; their order is the order of the layout."""
@@ -38,12 +38,16 @@ class Learner(Protocol):
 
     open_norms: ClassVar[bool]
     """Whether its encoder keeps batch normalisations open, or folds them away."""
+    encoder: Encoder
+    """The frozen network; the build may put one in int8 in its place."""
     hyper: Mapping[str, float]
     """Numbers that a step takes at run time, with their defaults."""
     report: Sequence[str]
     """Names of the numbers that a step reports."""
     noise: int
     """Random numbers in [0, 1) that a step takes."""
+    trained: Sequence[str]
+    """Pieces of theta that gradients change."""
 
     def theta(self) -> Pieces:
         """The state as built."""

@@ -86,7 +86,7 @@ class EcoTTA:
             for name in (f"{k}.bn", f"{k}.meta"):
                 self.anchors[name] = Anchor(torch.zeros(left), torch.ones(left), torch.full((left,), EPS))
             self._stride(k)
-        self.trained = list(self.start)
+        self.trained: Sequence[str] = list(self.start)
 
     def theta(self) -> Pieces:
         pieces = dict(self.start)

@@ -23,6 +23,7 @@ class Norm:
     """`memory`: samples that the running statistics go back."""
     report: Sequence[str] = ("entropy",)
     noise = 0
+    trained: Sequence[str] = ()
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder

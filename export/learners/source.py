@@ -15,6 +15,7 @@ class Source:
     hyper: Mapping[str, float] = {}
     report: Sequence[str] = ()
     noise = 0
+    trained: Sequence[str] = ()
     open_norms: ClassVar = False
 
     def __init__(self, encoder: Encoder) -> None:

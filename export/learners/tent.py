@@ -28,7 +28,7 @@ class Tent:
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
-        self.trained = list(affine(encoder))
+        self.trained: Sequence[str] = list(affine(encoder))
 
     def theta(self) -> Pieces:
         return affine(self.encoder) | statistics(self.encoder)

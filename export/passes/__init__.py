@@ -1,6 +1,7 @@
 """Passes that turn the traced step into a lean graph which XNNPACK can run as one delegate.
 
-Rules replace operators (one table a file), until none applies; then scalars are folded and masks are packed where they arise.
+Rules replace operators (one table a file), until none applies; then scalars are folded and masks are packed where they
+arise.
 """
 
 from collections.abc import Sequence

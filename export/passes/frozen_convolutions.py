@@ -1,8 +1,8 @@
 """Gradients through frozen convolutions: with respect to the input only, as convolutions with constant weights.
 
-The weight gradient of a frozen layer is never built, and nothing keeps the layer's input. With stride 1 the input gradient is a
-forward convolution with the weight flipped and its channels exchanged; with a larger stride a transposed convolution,
-whose weight is a copy of its own: ExecuTorch 1.5.1 serialises a weight shared by a convolution and a transposed one wrongly.
+The weight gradient of a frozen layer is never built, and nothing keeps the layer's input. With stride 1 the input
+gradient is a forward convolution with the weight flipped and its channels exchanged; with a larger stride a transposed
+convolution.
 """
 
 from typing import Any
@@ -45,7 +45,7 @@ def input_gradient(
         flipped = w.reshape(groups, out // groups, within, kh, kw).transpose(1, 2).flip((3, 4))
         flipped = flipped.reshape(groups * within, out // groups, kh, kw)
         around = [r - p for r, p in zip(reach, padding, strict=True)]
-        return aten.convolution(g, flipped, None, [1, 1], around, dilation, False, [0, 0], groups)
+        return torch.convolution(g, flipped, None, [1, 1], around, dilation, False, [0, 0], groups)
     if list(w.shape[2:]) == [1, 1] and list(padding) == [0, 0]:
         # Most of what a transposed convolution would write are zeros: multiply where there is something, then spread.
         g = input_gradient(g, None, w, [1, 1], padding, dilation, groups)
@@ -56,7 +56,7 @@ def input_gradient(
         n - ((m - 1) * s - 2 * p + r + 1)
         for n, m, s, p, r in zip(shape[2:], g.shape[2:], stride, padding, reach, strict=True)
     ]
-    return aten.convolution(g, w.clone(), None, stride, padding, dilation, True, left, groups)
+    return torch.convolution(g, w, None, stride, padding, dilation, True, left, groups)
 
 
 RULES: Rules = {aten.convolution_backward.default: _backward}

@@ -1,8 +1,9 @@
 """Masks as arithmetic: comparisons, selections and the backward of activations, in operators that XNNPACK has.
 
-A gate is 1 where its argument is positive, else 0: hardtanh(x * 1e30, 0, 1). For the way back through an activation the mask is kept in one byte an
-element: quantising with the step 2^-40 saturates at once, so that a positive value becomes 127 and zero 126, and
-dequantising gives 2^-40 or 0. The factor 2^40 that this leaves is exact, and passes/scalars.py moves it into weights.
+A gate is 1 where its argument is positive, else 0: hardtanh(x * 1e30, 0, 1). For the way back through an activation the
+mask is kept in one byte an element: quantising with the step 2^-40 saturates at once, so that a positive value becomes
+127 and zero 126, and dequantising gives 2^-40 or 0. The factor 2^40 that this leaves is exact, and passes/scalars.py
+moves it into weights.
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 from torch import Tensor
+from torch.nn.functional import hardtanh
 
 from export.passes.rewrite import Rules, Site
 
@@ -22,7 +24,7 @@ BIG = 1e30
 
 def gate(x: Tensor) -> Tensor:
     """1 where x > 0, else 0."""
-    return aten.hardtanh(x * BIG, 0.0, 1.0)
+    return hardtanh(x * BIG, 0.0, 1.0)
 
 
 STEP = 2.0**-40
@@ -36,7 +38,8 @@ def masked(g: Tensor, y: Tensor) -> Tensor:
     if g.dim() != 4:
         return g * gate(y)
     packed = quantized.quantize_per_tensor.default(y, STEP, *_QPARAMS)
-    return g * quantized.dequantize_per_tensor.default(packed, STEP, *_QPARAMS) * (1 / STEP)
+    mask: Tensor = quantized.dequantize_per_tensor.default(packed, STEP, *_QPARAMS)
+    return g * mask * (1 / STEP)
 
 
 def _relu_backward(site: Site, g: Tensor, result: Tensor, threshold: float) -> Any:
@@ -51,7 +54,7 @@ def _hardtanh_backward(site: Site, g: Tensor, x: Tensor, low: float, high: float
 
 
 def _sign(site: Site, x: Tensor) -> Tensor:
-    return aten.hardtanh(x * BIG, -1.0, 1.0)
+    return hardtanh(x * BIG, -1.0, 1.0)
 
 
 def _less(site: Site, x: Tensor, y: Tensor | float) -> Tensor:

@@ -13,7 +13,8 @@ aten = torch.ops.aten
 
 def mean_hw(x: Tensor) -> Tensor:
     """[A, B, H, W] -> [A, B, 1, 1]."""
-    return aten.mean.dim(x, [2, 3], True)
+    mean: Tensor = aten.mean.dim(x, [2, 3], True)
+    return mean
 
 
 def mean_over(x: Tensor, dims: Sequence[int], keepdim: bool = False) -> Tensor:
@@ -38,7 +39,8 @@ def mean_over(x: Tensor, dims: Sequence[int], keepdim: bool = False) -> Tensor:
 
 def linear(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
     """x [B, C] times w [O, C] transposed, plus bias [O], as a 1x1 convolution with constant weight."""
-    out = aten.convolution(x[:, :, None, None], w[:, :, None, None], bias, [1, 1], [0, 0], [1, 1], False, [0, 0], 1)
+    image, kernel = x[:, :, None, None], w[:, :, None, None]
+    out: Tensor = aten.convolution(image, kernel, bias, [1, 1], [0, 0], [1, 1], False, [0, 0], 1)
     return out.reshape(x.shape[0], w.shape[0])
 
 

@@ -1,7 +1,8 @@
 """Compute cheap tensors again on the way back instead of keeping them from the way forward.
 
-Copies of a tensor that is kept anyway (padded, cut, side by side) are always made again. What takes arithmetic, such as the sum that an adaptor puts
-out of two tensors that are kept, is computed again only where memory is short: it costs up to a tenth of the step.
+Copies of a tensor that is kept anyway (padded, cut, side by side) are always made again. What takes arithmetic, such as
+the sum that an adaptor puts out of two tensors that are kept, is computed again only where memory is short: it costs up
+to a tenth of the step.
 """
 
 from collections.abc import Iterator
@@ -48,13 +49,19 @@ def _again(graph: fx.GraphModule, cheap: set[Any]) -> None:
     while (plan := _next(graph, done, cheap)) is not None:
         node, late, again = plan
         done.add(node)
-        copies: dict[fx.Node, fx.Node] = {}
-        with graph.graph.inserting_before(late[0]):
-            for old in again:
-                copies[old] = graph.graph.node_copy(old, lambda n: copies.get(n, n))
+        copies = _copy(graph.graph, again, late[0])
         done.update(copies.values())
         for user in late:
             user.replace_input_with(node, copies[node])
+
+
+def _copy(graph: fx.Graph, nodes: list[fx.Node], before: fx.Node) -> dict[fx.Node, fx.Node]:
+    """Run the nodes once more before this one; returns the copy of each."""
+    copies: dict[fx.Node, fx.Node] = {}
+    with graph.inserting_before(before):
+        for node in nodes:
+            copies[node] = graph.node_copy(node, lambda n: copies.get(n, n))
+    return copies
 
 
 def _unshare_views(graph: fx.GraphModule) -> None:
@@ -86,7 +93,7 @@ def _next(
 
 
 def _root(node: fx.Node) -> fx.Node:
-    """The node that a reshape or permute reads: they move nothing, and what it computed lives as long as they are used."""
+    """What a reshape or permute reads: they move nothing, and what was computed lives as long as they are used."""
     while _moves(node):
         node = node.args[0]  # type: ignore[assignment]
     return node

@@ -1,7 +1,7 @@
 """The engine of the passes: run a graph again with rules in place of some operators, and record what they do.
 
-A rule is written in plain torch: it takes what the operator takes and returns what it returns. Because the rewritten graph is
-traced from a real run, rules compose, and shapes and dtypes are always right.
+A rule is written in plain torch: it takes what the operator takes and returns what it returns. Because the rewritten
+graph is traced from a real run, rules compose, and shapes and dtypes are always right.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,10 +1,11 @@
-"""Slices with steps, pads, pools, expansions and stacks, with what XNNPACK has: views, convolutions with ones, broadcasts."""
+"""Slices with steps, pads, pools, expansions and stacks, in what XNNPACK has: views, single slices, broadcasts."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from export.passes.reductions import mean_hw
 from export.passes.rewrite import Rules, Site
@@ -15,17 +16,17 @@ _BROADCASTING = {aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Ten
 
 
 def every(x: Tensor, dim: int, step: int) -> Tensor:
-    """Every step-th row (dim 2) or column (dim 3) of an image: channels last, this is the first of each group of step."""
+    """Every step-th row (dim 2) or column (dim 3) of an image: channels last, the first of each group of step."""
     n, c, h, w = x.shape
     more = -x.shape[dim] % step
     if more:
-        x = aten.constant_pad_nd(x, [0, 0, 0, more] if dim == 2 else [0, more])
+        x = pad(x, [0, 0, 0, more] if dim == 2 else [0, more])
     rows = x.permute(0, 2, 3, 1)
     if dim == 2:
         groups = rows.reshape(n, (h + more) // step, step, w * c)
-        return aten.slice.Tensor(groups, 2, 0, 1).reshape(n, -1, w, c).permute(0, 3, 1, 2)
+        return groups[:, :, :1].reshape(n, -1, w, c).permute(0, 3, 1, 2)
     groups = rows.reshape(n * h, (w + more) // step, step, c)
-    return aten.slice.Tensor(groups, 2, 0, 1).reshape(n, h, -1, c).permute(0, 3, 1, 2)
+    return groups[:, :, :1].reshape(n, h, -1, c).permute(0, 3, 1, 2)
 
 
 def spread(g: Tensor, dim: int, step: int, size: int) -> Tensor:
@@ -33,13 +34,13 @@ def spread(g: Tensor, dim: int, step: int, size: int) -> Tensor:
     n, c, h, w = g.shape
     rows = g.permute(0, 2, 3, 1)
     groups = rows.reshape(n, h, 1, w * c) if dim == 2 else rows.reshape(n * h, w, 1, c)
-    apart = aten.constant_pad_nd(groups, [0, 0, 0, step - 1])
+    apart = pad(groups, [0, 0, 0, step - 1])
     apart = apart.reshape(n, -1, w, c) if dim == 2 else apart.reshape(n, h, -1, c)
     out = apart.permute(0, 3, 1, 2)
     more = size - out.shape[dim]
     if more > 0:
-        return aten.constant_pad_nd(out, [0, 0, 0, more] if dim == 2 else [0, more])
-    return aten.slice.Tensor(out, dim, 0, size) if more else out
+        return pad(out, [0, 0, 0, more] if dim == 2 else [0, more])
+    return out.narrow(dim, 0, size) if more else out
 
 
 def _slice(site: Site, x: Tensor, dim: int = 0, start: int | None = 0, end: int | None = None, step: int = 1) -> Any:
@@ -47,7 +48,7 @@ def _slice(site: Site, x: Tensor, dim: int = 0, start: int | None = 0, end: int 
         return NotImplemented
     first, last = start or 0, min(x.shape[dim], x.shape[dim] if end is None else end)
     last = min(x.shape[dim], first - (first - last) // step * step)  # whole groups of step, where there are as many
-    return every(x if (first, last) == (0, x.shape[dim]) else aten.slice.Tensor(x, dim, first, last), dim, step)
+    return every(x if (first, last) == (0, x.shape[dim]) else x.narrow(dim, first, last - first), dim, step)
 
 
 def _slice_backward(site: Site, g: Tensor, shape: Sequence[int], dim: int, start: int, end: int, step: int) -> Any:
@@ -59,17 +60,18 @@ def _slice_backward(site: Site, g: Tensor, shape: Sequence[int], dim: int, start
     after = [0] * (2 * len(shape))
     place = 2 * (len(shape) - 1 - dim)
     after[place], after[place + 1] = start, shape[dim] - end
-    return aten.constant_pad_nd(g, after) if any(after) else g
+    return pad(g, after) if any(after) else g
 
 
-def _pad(site: Site, x: Tensor, pad: Sequence[int], value: float = 0.0) -> Any:
-    if all(p >= 0 for p in pad):
+def _pad(site: Site, x: Tensor, around: Sequence[int], value: float = 0.0) -> Any:
+    if all(p >= 0 for p in around):
         return NotImplemented
-    for place in range(0, len(pad), 2):
+    for place in range(0, len(around), 2):
         dim = x.dim() - 1 - place // 2
-        x = aten.slice.Tensor(x, dim, max(0, -pad[place]), x.shape[dim] - max(0, -pad[place + 1]))
-    positive = [max(0, p) for p in pad]
-    return aten.constant_pad_nd(x, positive, value) if any(positive) else x
+        first, last = max(0, -around[place]), x.shape[dim] - max(0, -around[place + 1])
+        x = x.narrow(dim, first, last - first)
+    positive = [max(0, p) for p in around]
+    return pad(x, positive, value=value) if any(positive) else x
 
 
 def _expand(site: Site, x: Tensor, shape: Sequence[int], **kwargs: Any) -> Tensor:
@@ -113,14 +115,14 @@ def _stack(site: Site, parts: Sequence[Tensor], dim: int = 0) -> Tensor:
 def _split(site: Site, x: Tensor, sizes: Sequence[int], dim: int = 0) -> list[Tensor]:
     out, start = [], 0
     for size in sizes:
-        out.append(aten.slice.Tensor(x, dim, start, start + size))
+        out.append(x.narrow(dim, start, size))
         start += size
     return out
 
 
 def _select(site: Site, x: Tensor, dim: int, index: int) -> Tensor:
     at = index % x.shape[dim]
-    return aten.slice.Tensor(x, dim, at, at + 1).reshape(site.node.meta["val"].shape)
+    return x.narrow(dim, at, 1).reshape(site.node.meta["val"].shape)
 
 
 def _transpose(site: Site, x: Tensor, *dims: int) -> Any:

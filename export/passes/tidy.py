@@ -1,4 +1,4 @@
-"""Remove what computes nothing: copies, views of views, pieces cut out and put together again, constants, repetitions."""
+"""Remove what computes nothing: copies, views of views, pieces cut and put together again, constants, repetitions."""
 
 from typing import Any
 
@@ -17,6 +17,8 @@ _COPIES = {
     aten.lift_fresh_copy.default,
     aten.contiguous.default,
 }
+_SHAPING = {aten.reshape.default, aten.expand.default, aten.slice.Tensor, aten.permute.default}
+"""What these give has the value of their input where it has its shape; permuted, also its order."""
 
 
 def tidy(graph: fx.GraphModule) -> fx.GraphModule:
@@ -36,7 +38,7 @@ def tidy(graph: fx.GraphModule) -> fx.GraphModule:
     graph.recompile()
     result = CSEPass()(graph)
     assert result is not None
-    tidied = result.graph_module
+    tidied: fx.GraphModule = result.graph_module
     tidied.graph.eliminate_dead_code()
     tidied.delete_all_unused_submodules()
     tidied.recompile()
@@ -50,19 +52,20 @@ def shape(node: fx.Node) -> tuple[int, ...]:
 
 def _equal_node(node: fx.Node) -> fx.Node | None:
     """An earlier node with exactly the value of this one."""
-    source: Any = node.args[0] if node.args else None
+    order: Any
+    source, order = (*node.args, None, None)[:2]
+    if not isinstance(source, fx.Node):
+        return None
     if node.target in _COPIES:
         return source
     if node.target is aten._to_copy.default and node.meta["val"].dtype == source.meta["val"].dtype:
         return source
-    if node.target in (aten.reshape.default, aten.expand.default, aten.slice.Tensor, aten.permute.default):
-        if shape(node) == shape(source) and (
-            node.target is not aten.permute.default or list(node.args[1]) == sorted(node.args[1])
-        ):
-            return source
+    same_shape = node.target in _SHAPING and shape(node) == shape(source)
+    if same_shape and (node.target is not aten.permute.default or list(order) == sorted(order)):
+        return source
     if node.target is aten.reshape.default and source.target is aten.reshape.default:
         with node.graph.inserting_before(node):
-            new = node.graph.call_function(aten.reshape.default, (source.args[0], node.args[1]))
+            new = node.graph.call_function(aten.reshape.default, (source.args[0], order))
         new.meta = dict(node.meta)
         return _equal_node(new) or new
     return None
@@ -94,7 +97,8 @@ def _cut(node: Any) -> tuple[fx.Node, int, int] | None:
     while source.target is aten.reshape.default and len(shape(node)) == 1:
         source = source.args[0]
     if source.target is aten.slice.Tensor and len(shape(source)) == 1 and len(source.args) < 5:
-        start = source.args[2]
+        length, start = shape(source.args[0])[0], source.args[2]
+        start = start + length if start < 0 else start
         return source.args[0], start, start + shape(source)[0]
     return None
 

@@ -1,15 +1,16 @@
 """Convolutions whose weight changes at run time, which XNNPACK lacks, as products of pixel matrices.
 
-With pixels as rows, a 1x1 convolution is one product [N*H*W, C] x [C, O]. For a kxk one, the k columns that a kernel row sees are first laid
-side by side as k*C channels; one product with all kernel rows gives k*O channels, and y is the sum of their k groups, each a
-row lower than the one before. That keeps k copies of the input where the usual k*k would be, and the products large.
-A few images at a time, so that the copies stay in the cache. The gradients are of the same make.
+With pixels as rows, a 1x1 convolution is one product [N*H*W, C] x [C, O]. For a kxk one, the k columns that a kernel
+row sees are first laid side by side as k*C channels; one product with all kernel rows gives k*O channels, and y is the
+sum of their k groups, each a row lower than the one before. That keeps k copies of the input where the usual k*k would
+be, and the products large. A few images at a time, so that the copies stay in the cache. The gradients are alike.
 """
 
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from export.passes.rewrite import Rules, Site
 from export.passes.shapes import every, spread
@@ -24,14 +25,14 @@ def _pixels(x: Tensor) -> Tensor:
 
 def _times(x: Tensor, matrix: Tensor) -> Tensor:
     """Every pixel of x [N, C, H, W] times matrix [C, M]: [N, M, H, W]."""
-    rows = aten.bmm(_pixels(x), matrix[None])
+    rows = torch.bmm(_pixels(x), matrix[None])
     return rows.reshape(x.shape[0], x.shape[2], x.shape[3], matrix.shape[1]).permute(0, 3, 1, 2)
 
 
 def _beside(x: Tensor, k: int, dim: int, stride: int, padding: tuple[int, int], backwards: bool = False) -> Tensor:
     """The k neighbours along a dimension as k groups of channels, after padding (rows, columns) on both sides."""
     rows, columns = padding
-    x = aten.constant_pad_nd(x, [columns, columns, rows, rows]) if rows or columns else x
+    x = pad(x, [columns, columns, rows, rows]) if rows or columns else x
     reach = (x.shape[dim] - k) // stride * stride + 1
     parts = [aten.slice.Tensor(x, dim, d, d + reach, stride) for d in range(k)]
     return torch.cat(parts[::-1] if backwards else parts, 1)
@@ -98,7 +99,7 @@ def weight_gradient(g: Tensor, x: Tensor, k: int, stride: int, padding: int) -> 
     if k == 1:
         for dim in (2, 3):
             x = every(x, dim, stride) if stride > 1 else x
-        return aten.bmm(_pixels(g).permute(0, 2, 1), _pixels(x)).reshape(out, within, 1, 1)
+        return torch.bmm(_pixels(g).permute(0, 2, 1), _pixels(x)).reshape(out, within, 1, 1)
     images = _some_images(x, k)
     size = len(images[0])
     pairs = _sum([_pairs(g[i * size : (i + 1) * size], part, k, stride, padding) for i, part in enumerate(images)])
@@ -110,15 +111,15 @@ def _pairs(g: Tensor, x: Tensor, k: int, stride: int, padding: int) -> Tensor:
     columns = _beside(x, k, 3, stride, (padding, padding))
     if stride == 1:
         rows = _beside(g, k, 2, 1, (k - 1, 0), backwards=True)
-        return aten.bmm(_pixels(rows).permute(0, 2, 1), _pixels(columns))
+        return torch.bmm(_pixels(rows).permute(0, 2, 1), _pixels(columns))
     turned = _pixels(g).permute(0, 2, 1)
     bands = [_band(columns, d, stride, g.shape[2]) for d in range(k)]
-    return torch.cat([aten.bmm(turned, _pixels(band)) for band in bands], 1)
+    return torch.cat([torch.bmm(turned, _pixels(band)) for band in bands], 1)
 
 
 def input_gradient(g: Tensor, shape: Any, w: Tensor, stride: int, padding: int) -> Tensor:
     """Gradient of convolve(x, w) with respect to x of this shape."""
-    out, within, k, _ = w.shape
+    k = w.shape[2]
     if k == 1 or stride == 1:
         flipped = _flipped(w) if k > 1 else w.permute(1, 0, 2, 3)
         g = convolve(g, flipped, 1, k - 1 - padding)
@@ -159,11 +160,11 @@ def _reaching(residue: int, k: int, stride: int, padding: int) -> list[tuple[int
 def _moved(x: Tensor, dim: int, offset: int, size: int) -> Tensor:
     """x[offset : offset + size] along a dimension, zero where there is nothing."""
     first, last = max(0, offset), min(x.shape[dim], offset + size)
-    part = aten.slice.Tensor(x, dim, first, last) if (first, last) != (0, x.shape[dim]) else x
+    part = x.narrow(dim, first, last - first) if (first, last) != (0, x.shape[dim]) else x
     before, after = first - offset, size - (last - offset)
     if not (before or after):
         return part
-    return aten.constant_pad_nd(part, [0, 0, before, after] if dim == 2 else [before, after])
+    return pad(part, [0, 0, before, after] if dim == 2 else [before, after])
 
 
 def _flipped(w: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The delegate under construction: values, constants, nodes, and where each tensor's numbers lie in memory.
 
-XNNPACK keeps images as [N, H, W, C], ATen as [N, C, H, W]. A `Value` says how its stored dimensions map to the graph's, so that a permute costs
-nothing, a reshape costs nothing while the order in memory agrees, and a transpose is emitted only where an operator needs one.
+XNNPACK keeps images as [N, H, W, C], ATen as [N, C, H, W]. A `Value` says how its stored dimensions map to the graph's,
+so that a permute costs nothing, a reshape costs nothing while the order in memory agrees, and a transpose is emitted
+only where an operator needs one.
 """
 
 import hashlib
@@ -240,7 +241,7 @@ class Builder:
 
     def tensor(self, id: int) -> xnn.XNNTensorValue:
         """What XNNPACK is told of a tensor."""
-        union = self.values[id].xvalue_union
+        union: Any = self.values[id].xvalue_union
         return union.tensor_value if isinstance(union, xnn.XNNQuantizedTensorValue) else union
 
     def bytes_of(self, id: int) -> int:
@@ -286,8 +287,10 @@ _WIDTH = {
     xnn.XNNDatatype.xnn_datatype_qcint8: 1,
     xnn.XNNDatatype.xnn_datatype_qcint32: 4,
 }
-_CLAMPING = (xnn.XNNConv2d, xnn.XNNDepthwiseConv2d, xnn.XNNConvTranspose2d, xnn.XNNFullyConnected, xnn.XNNAdd, xnn.XNNSubtract,
-             xnn.XNNMultiply, xnn.XNNDiv)  # fmt: skip
+_CLAMPING = (
+    xnn.XNNConv2d, xnn.XNNDepthwiseConv2d, xnn.XNNConvTranspose2d, xnn.XNNFullyConnected, xnn.XNNAdd,
+    xnn.XNNSubtract, xnn.XNNMultiply, xnn.XNNDiv,
+)  # fmt: skip
 
 
 def _limits(low: float | None, high: float | None) -> xnn.OutputMinMax | None:

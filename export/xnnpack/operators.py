@@ -82,7 +82,8 @@ def _unary(kind: Any) -> Emit:
 
 
 def _clamp(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
-    source, low, high = args[0], *_limits(node)
+    source: Value = args[0]
+    low, high = _limits(node)
     assert isinstance(node.args[0], fx.Node)
     if len(node.args[0].users) == 1 and builder.clamp_into(source, low, high):
         return source
@@ -94,9 +95,9 @@ def _clamp(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
 def _limits(node: fx.Node) -> tuple[float | None, float | None]:
     if node.target is aten.relu.default:
         return 0.0, None
-    given = [*node.args[1:], *[None] * (3 - len(node.args))]
-    low = node.kwargs.get("min", given[0])
-    high = node.kwargs.get("max", given[1])
+    given: list[Any] = [*node.args[1:], None, None]
+    low: Any = node.kwargs.get("min", given[0])
+    high: Any = node.kwargs.get("max", given[1])
     return (None if low is None else float(low)), (None if high is None else float(high))
 
 
@@ -104,7 +105,8 @@ def _limits(node: fx.Node) -> tuple[float | None, float | None]:
 
 
 def _permute(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
-    source, perm = args[0], [d % len(args[0].shape) for d in args[1]]
+    source: Value = args[0]
+    perm = [d % len(source.shape) for d in args[1]]
     order = tuple(perm.index(i) for i in source.order)
     return Value(source.id, source.dims, _shape(node), order, source.quantized)
 
@@ -117,7 +119,8 @@ def _slice(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
     if len(args) > 4 and args[4] != 1:
         raise Unsupported("slice with a step")
     if len(node.users) == 1 and next(iter(node.users)).target is aten.slice.Tensor:
-        return args[0]  # the next one takes its part of the whole, in one piece
+        whole: Value = args[0]
+        return whole  # the next one takes its part of the whole, in one piece
     source = builder.lay(args[0], args[0].order)
     starts = [0] * len(source.shape)
     cut: Any = node
@@ -133,7 +136,7 @@ def _slice(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
 
 
 def _cat(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
-    parts = list(args[0])
+    parts: Sequence[Any] = args[0]
     if len({p.quantized if isinstance(p, Value) else None for p in parts}) > 1:
         parts = _as_float(builder, parts)
     dim = (args[1] if len(args) > 1 else 0) % len(_shape(node))
@@ -167,14 +170,14 @@ def _join(builder: Builder, parts: list[Value], dim: int) -> Value:
 
 
 def _pad(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
-    source = builder.lay(args[0], args[0].order)
+    fill = float(args[2]) if len(args) > 2 and args[2] is not None else 0.0
+    source = builder.lay(builder.real(args[0]) if fill else args[0], args[0].order)
     rank = len(source.shape)
     before, after = [0] * rank, [0] * rank
     for place in range(0, len(args[1]), 2):
         before[rank - 1 - place // 2], after[rank - 1 - place // 2] = args[1][place], args[1][place + 1]
     out = builder.value(_shape(node), source.order, source.quantized)
     pre, post = [before[i] for i in source.order], [after[i] for i in source.order]
-    fill = float(args[2]) if len(args) > 2 and args[2] is not None else 0.0
     builder.node(xnn.XNNStaticConstantPad(pre, post, fill, source.id, out.id, 0))
     return out
 
@@ -251,7 +254,8 @@ def _pair(number: Any) -> tuple[int, int]:
 
 
 def _quantize(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
-    source, params = args[0], PerTensor(float(args[1]), int(args[2]))
+    source: Value = args[0]
+    params = PerTensor(float(args[1]), int(args[2]))
     if source.quantized == params:
         return source
     source = builder.real(source)
@@ -261,9 +265,10 @@ def _quantize(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
 
 
 def _dequantize(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
-    if args[0].quantized != PerTensor(float(args[1]), int(args[2])):
+    source: Value = args[0]
+    if source.quantized != PerTensor(float(args[1]), int(args[2])):
         raise Unsupported("dequantising with another scale than the tensor has")
-    return args[0]  # as float only where an operator needs it
+    return source  # as float only where an operator needs it
 
 
 def _per_image(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
@@ -271,7 +276,9 @@ def _per_image(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
 
 
 def _as_float(builder: Builder, args: Sequence[Any]) -> Sequence[Any]:
-    return [_as_float(builder, a) if isinstance(a, list) else builder.real(a) if isinstance(a, Value) else a for a in args]
+    return [
+        _as_float(builder, a) if isinstance(a, list) else builder.real(a) if isinstance(a, Value) else a for a in args
+    ]
 
 
 def _of_floats(emit: Emit) -> Emit:
@@ -288,7 +295,8 @@ def _convolution(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
     depthwise = not transposed and w.shape[1] == 1 and groups > 1
     parts = None
     if not transposed:
-        parts = int8.convolution(builder, node, x, w.tensor, bias and bias.tensor, depthwise=depthwise)
+        added = bias.tensor if bias else None
+        parts = int8.convolution(builder, node, x, w.tensor, added, depthwise=depthwise)
     if transposed:
         within, outputs = w.shape[0] // groups, w.shape[1]
         kind, filter = xnn.XNNConvTranspose2d, _transposed_filter(w.tensor, groups)

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 from torch import Tensor
+
+from export.rounding import INT8
 
 aten: Any = torch.ops.aten
 quantized: Any = torch.ops.quantized_decomposed
@@ -32,15 +33,13 @@ def _cases() -> dict[str, Case]:
     def unary(operator: Any, x: Tensor = image) -> Case:
         return lambda v: (operator(v),), (x,)
 
-    int8 = (-128, 127, torch.int8)
-
     def mask(x: Tensor) -> tuple[Tensor, ...]:
-        packed = quantized.quantize_per_tensor.default(x, 2.0**-40, 126, *int8)
-        return (aten.mul.Tensor(x, quantized.dequantize_per_tensor.default(packed, 2.0**-40, 126, *int8)),)
+        packed = quantized.quantize_per_tensor.default(x, 2.0**-40, 126, *INT8)
+        return (aten.mul.Tensor(x, quantized.dequantize_per_tensor.default(packed, 2.0**-40, 126, *INT8)),)
 
     def rounded(x: Tensor) -> tuple[Tensor, ...]:
-        packed = quantized.quantize_per_tensor.default(x, 0.05, -3, *int8)
-        return (quantized.dequantize_per_tensor.default(packed, 0.05, -3, *int8),)
+        packed = quantized.quantize_per_tensor.default(x, 0.05, -3, *INT8)
+        return (quantized.dequantize_per_tensor.default(packed, 0.05, -3, *INT8),)
 
     return {
         "add": (lambda x, y: (aten.add.Tensor(x, y),), (image, other)),
@@ -108,6 +107,8 @@ def _cases() -> dict[str, Case]:
             x, back, None, [2, 2], [1, 1], [1, 1], True, [0, 0], 2),), (image,)),
         "mask in a byte": (mask, (random(2, 4, 6, 5) * torch.tensor([0.0, 1e-9, 1.0, 1e9, 1e-20]),)),
         "int8": (rounded, (4 * image,)),
+        "int8 for each image": unary(
+            torch.ops.edgecl.round_per_image.default, image * torch.tensor([1.0, 9.0])[:, None, None, None]),
     }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""From a network, a learner or a few operators to a graph and a running program, as the tests of the compiler need it."""
+"""From a network, a learner or a few operators to a graph and a running program, as tests of the compiler need it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,30 +1,27 @@
 """ONNX models against ATen, operator by operator, and whole steps against the compiled program and float64."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 import torch
 from torch import Tensor
 
 from edgecl.errors import ProjectError
-from export.encoder import Encoder
-from export.learners import Learner
 from export.learners.ecotta import EcoTTA
 from export.learners.norm import Norm
 from export.learners.source import Source
 from export.learners.tent import Tent
 from export.to_onnx import TRANSLATIONS, to_onnx
-from export.trace import methods
+from export.trace import Flat, methods
 from export.xnnpack.operators import OPERATORS
 from tests.export import digests, nets, pipeline
 from tests.export.operators import CASES, aten
 
 BATCH, CLASSES, STEPS = 8, 5, 10
 
-LEARNERS: dict[str, tuple[Callable[[Encoder], Learner], str, tuple[str, ...]]] = {
+LEARNERS: dict[str, tuple[type[Source | Norm | Tent | EcoTTA], str, tuple[str, ...]]] = {
     "source": (Source, "infer", ("layer2",)),
     "norm": (Norm, "adapt", ()),
     "tent": (Tent, "adapt", ("layer3",)),
@@ -54,7 +51,7 @@ def test_the_cases_use_every_operator_and_the_delegate_has_no_other() -> None:
 def test_ten_steps_agree_with_the_delegate_and_with_float64(name: str, tmp_path: Path) -> None:
     make, kind, taps = LEARNERS[name]
 
-    def method(dtype: torch.dtype):
+    def method(dtype: torch.dtype) -> Flat:
         learner = make(pipeline.captured(nets.ResNet, dtype, taps=taps, open_norms=make.open_norms))
         return methods(learner, kind, BATCH, nets.batch(nets.ResNet, BATCH).to(dtype), CLASSES)
 
@@ -79,3 +76,49 @@ def test_ten_steps_agree_with_the_delegate_and_with_float64(name: str, tmp_path:
         exact |= {n: want[n].detach() for n in ("theta", "slots") if n in want}
     if kind == "adapt":  # all of this would be true of a step that does nothing
         assert pipeline.apart(exact["theta"], double.example[0]) > 100 * TOLERANCE
+
+
+def test_the_same_graph_gives_the_same_bytes_in_another_process(elsewhere: dict[str, str]) -> None:
+    assert elsewhere["onnx"] == digests.digests()["onnx"]
+
+
+def test_inputs_and_outputs_come_in_order_with_their_names_and_sizes() -> None:
+    def swapped(theta: Tensor, unused: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        return x, aten.neg.default(theta)
+
+    graph = pipeline.graph_of(swapped, torch.ones(3), torch.ones(2), torch.ones(1, 4))
+    model = onnx.load_from_string(to_onnx(graph, ["theta", "unused", "x"], ["logits", "theta"]))
+
+    def sizes(tensors: Sequence[onnx.ValueInfoProto]) -> list[tuple[str, list[int]]]:
+        return [(t.name, [d.dim_value for d in t.type.tensor_type.shape.dim]) for t in tensors]
+
+    assert sizes(model.graph.input) == [("theta", [3]), ("unused", [2]), ("x", [1, 4])]
+    assert sizes(model.graph.output) == [("logits", [1, 4]), ("next_theta", [3])]
+    assert model.opset_import[0].version >= 18
+
+
+def test_a_constant_is_stored_once_however_often_it_is_used() -> None:
+    w = torch.randn(64, 64)
+    copy = w.clone()
+
+    def product(x: Tensor) -> tuple[Tensor, ...]:
+        for _ in range(4):
+            x = aten.mul.Tensor(aten.mul.Tensor(x, w), copy)
+        return (x,)
+
+    data = to_onnx(pipeline.graph_of(product, torch.ones(64, 64)), ["x"], ["y"])
+    assert 64 * 64 * 4 < len(data) < 1.2 * 64 * 64 * 4
+
+
+def test_operators_without_a_translation_are_named_in_one_line() -> None:
+    def strange(x: Tensor) -> tuple[Tensor, ...]:
+        y = aten.erfinv.default(aten.cumsum.default(aten.erfinv.default(x), 0))
+        return (aten.avg_pool2d.default(y, [2, 2], [2, 2], 0, True),)
+
+    graph = pipeline.graph_of(strange, torch.rand(1, 1, 5, 5))
+    with pytest.raises(ProjectError) as error:
+        to_onnx(graph, ["x"], ["y"])
+    assert str(error.value) == (
+        "these operators have no translation to ONNX: aten.erfinv.default: not in the table; aten.cumsum.default: not "
+        "in the table; aten.avg_pool2d.default: with ceil_mode; build without onnx"
+    )

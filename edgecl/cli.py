@@ -1,0 +1,75 @@
+"""The `edgecl` command: one line per subcommand, imported only when called."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import click
+
+from edgecl import __version__
+from edgecl.errors import EXIT_FAILED, EXIT_INTERRUPTED, EdgeclError
+
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "build": ("export.command:build", "Compile a project into a bundle."),
+    "learners": ("export.command:learners", "List the learners that a project can name."),
+    "inspect": ("edgecl.commands.inspect:inspect", "Show what a bundle is and what it needs."),
+    "verify": ("edgecl.commands.verify:verify", "Check on this machine that a bundle computes what it should."),
+    "run": ("edgecl.commands.run:run", "Answer samples and learn from them."),
+    "devices": ("edgecl.commands.devices:devices", "List the devices that a bundle can be built for."),
+}
+"""Name of a command -> where it is, and what it does."""
+
+EXTRAS: Final = {"torch": "export", "executorch": "export", "onnx": "export", "onnxscript": "export"}
+"""Packages that the base install does not bring -> the extra that does."""
+
+
+class _Table(click.Group):
+    """The commands of the table, none of which is imported for `--help`."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[name][0].partition(":")
+        try:
+            command = getattr(importlib.import_module(module), function)
+        except ImportError as error:
+            missing = (error.name or "").partition(".")[0]
+            if missing not in EXTRAS:
+                raise
+            raise EdgeclError(f"{name} needs {missing}: pip install 'edgecl[{EXTRAS[missing]}]'") from None
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_line) for name, (_, help_line) in COMMANDS.items()])
+
+
+@click.group(cls=_Table, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="edgecl %(version)s")
+def edgecl() -> None:
+    """Continual learning on the board: build a bundle, run it, and see what it learned."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and give its exit code; what the codes mean stands in `edgecl/errors.py`."""
+    try:
+        code = edgecl.main(arguments, prog_name="edgecl", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except EdgeclError as error:
+        print(f"edgecl: {error}", file=sys.stderr)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit is silent
+        return EXIT_FAILED

@@ -1,0 +1,1 @@
+"""The commands of the board side, one a file; `edgecl/cli.py` names them."""

@@ -1,0 +1,120 @@
+"""What a run amounts to: counts records as they are journalled, and tells the sum of them."""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from edgecl import resident
+from edgecl.journal import Checkpoint, Damaged, Guard, Prediction, Record, Update
+
+RECENT: Final = 500
+"""Labelled samples that the recent share is taken over."""
+
+TIMES: Final = 4096
+"""Latest durations that a median is taken over, so that a run of weeks does not grow."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A run in numbers. What nothing was measured of is None."""
+
+    samples: int
+    damaged: int
+    accuracy: float | None
+    """Share of right answers among the samples with a label."""
+    recent_accuracy: float | None
+    """The same of the last `recent` of them."""
+    recent: int
+    updates: int
+    """Committed."""
+    skipped: int
+    rolled_back: int
+    answer_ms: float | None
+    """Median, as `update_ms`."""
+    update_ms: float | None
+    resident_bytes: int
+    peak_bytes: int
+    checkpoint: str | None
+    """File of the last checkpoint."""
+    step: int
+    """Updates in it since the bundle was built."""
+
+
+class Tally:
+    """Counts. Records come from several threads, one at a time."""
+
+    def __init__(self) -> None:
+        self.samples = self._damaged = self._labelled = self._right = 0
+        self.updates = self._skipped = self._rolled_back = self._step = 0
+        self._recent: deque[bool] = deque(maxlen=RECENT)
+        self._answers_ns: deque[int] = deque(maxlen=TIMES)
+        self._updates_ns: deque[int] = deque(maxlen=TIMES)
+        self._checkpoint: str | None = None
+
+    def note(self, record: Record) -> None:
+        """Count a record."""
+        if isinstance(record, Prediction):
+            self.samples += 1
+            self._answers_ns.append(record.latency_ns)
+            if record.HasField("y"):
+                self._labelled += 1
+                self._right += record.label == record.y
+                self._recent.append(record.label == record.y)
+        elif isinstance(record, Update):
+            self.updates += record.committed
+            self._updates_ns.append(record.duration_ns)
+        elif isinstance(record, Guard):
+            self._skipped += record.action == Guard.SKIPPED
+            self._rolled_back += record.action != Guard.SKIPPED
+        elif isinstance(record, Damaged):
+            self._damaged += 1
+        elif isinstance(record, Checkpoint):
+            self._checkpoint, self._step = record.file, record.step
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of right answers so far; None without labels."""
+        return self._right / self._labelled if self._labelled else None
+
+    def summary(self) -> Summary:
+        """The sum of what was noted, and memory as it is now."""
+        return Summary(
+            samples=self.samples,
+            damaged=self._damaged,
+            accuracy=self.accuracy,
+            recent_accuracy=sum(self._recent) / len(self._recent) if self._recent else None,
+            recent=len(self._recent),
+            updates=self.updates,
+            skipped=self._skipped,
+            rolled_back=self._rolled_back,
+            answer_ms=_median_ms(self._answers_ns),
+            update_ms=_median_ms(self._updates_ns),
+            resident_bytes=resident.resident_bytes(),
+            peak_bytes=resident.peak_resident_bytes(),
+            checkpoint=self._checkpoint,
+            step=self._step,
+        )
+
+
+def text(summary: Summary) -> str:
+    """A summary for people, a line a subject."""
+    lines = [f"samples     {summary.samples}" + (f", {summary.damaged} damaged" if summary.damaged else "")]
+    if summary.accuracy is not None and summary.recent_accuracy is not None:
+        recent = f", of the last {summary.recent} {summary.recent_accuracy:.1%}"
+        lines.append(f"right       {summary.accuracy:.1%}" + recent)
+    lines.append(
+        f"updates     {summary.updates} committed, {summary.skipped} skipped, {summary.rolled_back} rolled back"
+    )
+    if summary.answer_ms is not None:
+        update = "" if summary.update_ms is None else f", {summary.update_ms:.2f} ms an update"
+        lines.append(f"time        {summary.answer_ms:.2f} ms an answer{update}")
+    lines.append(f"memory      {summary.resident_bytes / 1e6:.1f} MB, {summary.peak_bytes / 1e6:.1f} MB at most")
+    if summary.checkpoint:
+        lines.append(f"checkpoint  {summary.checkpoint}, step {summary.step}")
+    return "\n".join(lines)
+
+
+def _median_ms(durations_ns: deque[int]) -> float | None:
+    return float(np.median(durations_ns)) / 1e6 if durations_ns else None

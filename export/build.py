@@ -1,0 +1,290 @@
+"""The pipeline from a project to a bundle: capture, calibrate, warm up, quantise, compile, measure, check, pack."""
+
+import importlib.metadata
+import inspect
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import safetensors.numpy
+import safetensors.torch
+import torch
+from torch import nn
+
+import edgecl
+from edgecl import bundle, contents, devices, state
+from edgecl.errors import BudgetError, ProgramError, ProjectError
+from edgecl.manifest import Canaries, Guard, Hyper, Manifest, Memory, Method, Requires, Tensor
+from edgecl.manifest import Learner as LearnerRecord
+from edgecl.measure import Measured
+from edgecl.state import State
+from export import parity, trace
+from export.calibrate import calibrate
+from export.compile import BASE_BYTES, Compiled, compile_learner, over, within
+from export.encoder import capture
+from export.learners import Learner, adapts, trains, warms
+from export.learners.table import LEARNERS
+from export.project import Project, parse_bytes
+from export.quantize import quantize
+from export.source_data import SourceData
+from export.to_onnx import to_onnx
+from export.warmup import warm_up
+
+CALIBRATION_SAMPLES: Final = 2048
+CALIBRATION_BATCH: Final = 64
+
+CANARY_EVERY: Final = 10
+CANARY_DROP: Final = 0.15
+"""How far below its accuracy as built a state may fall on the canaries: 64 of them vary by 0.05 by chance."""
+COLLAPSE_SHARE: Final = 0.1
+"""Of ln C: under this entropy of class shares, nearly all answers are one class, and the canaries are asked at once."""
+WINDOW: Final = 256
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A bundle that was written, and what was found on the way."""
+
+    bundle: bundle.Bundle
+    accuracy: float
+    """Of the state as built, on held-out samples where the project has some, on canaries otherwise."""
+    parity: Mapping[str, float]
+    """How far each method is from its eager function; see export/parity.py."""
+    resident_bytes: int
+    """Of a process with all methods loaded, measured; 0 where it was not."""
+
+
+def build(project: Project, destination: Path, *, fit: bool = False, say: Say = lambda _: None) -> Built:
+    """Build the bundle of a project.
+
+    Raises ProjectError: something in the project does not fit. BudgetError: it needs more memory than the device has
+    for it. StoreError: the destination cannot be written.
+    """
+    tables = project.tables
+    torch.manual_seed(tables.warmup.seed)
+    train = SourceData(*project.data(tables.data.train), project.given)
+    held_out = SourceData(*project.data(tables.data.held_out), project.given) if tables.data.held_out else train
+    say(f"model: {tables.model.factory}, {len(train)} source samples")
+    learner = make_learner(project, train, say)
+    x = train.inputs(train.spread_out(max(2, tables.learner.batch)))
+    budget = budget_bytes(project)
+    say(f"compiling {tables.learner.name} for batches of {tables.learner.batch}")
+    compiled = within(
+        lambda size, recompute: compile_learner(learner, x, size, len(tables.model.classes), recompute=recompute),
+        tables.learner.batch,
+        budget,
+        fit=fit,
+        say=say,
+    )
+    found = parity.check(compiled, learner, train, int8=tables.build.quantize == "int8")
+    say("measuring memory")
+    measured = _measure(compiled)
+    if budget and measured.resident_bytes > budget:
+        raise BudgetError(f"{over(compiled, budget)}; measured {measured.resident_bytes / 1e6:.1f} MB; choose a smaller batch")
+    canaries = _canaries(held_out, tables.build.canaries)
+    accuracy = _accuracy(learner, held_out, held_out.spread_out(CALIBRATION_SAMPLES))
+    manifest = _manifest(project, learner, compiled, measured, len(canaries), _accuracy(learner, held_out, canaries))
+    files = {
+        contents.PROGRAM: compiled.lowered.pte,
+        contents.STATE: state.dump(_state(learner)),
+        contents.VECTORS: safetensors.numpy.save(dict(sorted(found.vectors.items()))),
+        contents.CANARIES: safetensors.numpy.save({"x": held_out.x[canaries], "y": held_out.y[canaries]}),
+    }
+    if tables.build.onnx:
+        say("writing ONNX")
+        for name, method in compiled.methods.items():
+            files[f"{contents.ONNX}/{name}.onnx"] = to_onnx(compiled.graphs[name], method.inputs, method.outputs)
+    written = bundle.write(manifest, files, destination)
+    return Built(written, accuracy, found.distance, measured.resident_bytes)
+
+
+def make_learner(project: Project, data: SourceData, say: Say = lambda _: None) -> Learner:
+    """The project's learner on its model, warmed up and quantised: what `build` compiles, to be run eagerly too."""
+    tables = project.tables
+    entry = LEARNERS.get(tables.learner.name)
+    make: Callable[..., Any] = entry.make if entry else _own(project)
+    open_norms = entry.open_norms if entry else bool(getattr(make, "open_norms", False))
+    model = load_model(project)
+    places = data.spread_out(CALIBRATION_SAMPLES)
+    batches = [data.inputs(part) for part in np.array_split(places, -(-len(places) // CALIBRATION_BATCH))]
+    encoder = capture(model, data.inputs(slice(0, 2)), taps=tables.model.taps, open_norms=open_norms)
+    if encoder.classes != len(tables.model.classes):
+        raise ProjectError(f"model.classes names {len(tables.model.classes)}, the model has {encoder.classes} outputs")
+    if encoder.norms:
+        encoder = calibrate(encoder, batches)
+    learner: Learner = _with_settings(make, encoder, tables.learner.settings, tables.learner.hyper)
+    if warms(learner):
+        warm_up(learner, data, tables.warmup, say)
+    if tables.build.quantize == "int8":
+        say("quantising")
+        theta = learner.theta()
+        plain = learner.encoder
+
+        def run(encoder: Any, x: torch.Tensor) -> None:
+            learner.encoder = encoder
+            learner.infer(theta, x)
+
+        learner.encoder = quantize(plain, batches[:8], backward=tables.build.backward, run=run)
+    return learner
+
+
+def load_model(project: Project) -> nn.Module:
+    """The trained model, in eval mode. Raises ProjectError."""
+    tables = project.tables
+    model = project.function(tables.model.factory)()
+    if not isinstance(model, nn.Module):
+        raise ProjectError(f"model.factory {tables.model.factory}: it returned {type(model).__name__}, not an nn.Module")
+    if tables.model.weights:
+        path = project.folder / tables.model.weights
+        try:
+            model.load_state_dict(safetensors.torch.load_file(path))
+        except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+            raise ProjectError(f"{path}: {' '.join(str(error).split())}; it must be the state dict of the model") from None
+    return model.eval()
+
+
+def budget_bytes(project: Project) -> int:
+    """What the process may take."""
+    choice = project.tables.build
+    return parse_bytes(choice.memory) if choice.memory else devices.find(choice.device).budget_bytes
+
+
+def _own(project: Project) -> Callable[..., Any]:
+    name = project.tables.learner.name
+    if ":" not in name:
+        raise ProjectError(f'learner.name "{name}": unknown; choose {", ".join(LEARNERS)}, or "file:Class" for your own')
+    return project.function(name)
+
+
+def _with_settings(make: Callable[..., Any], encoder: Any, settings: Mapping[str, Any], hyper: Mapping[str, float]) -> Any:
+    known = list(inspect.signature(make).parameters)[1:]
+    for name in settings:
+        if name not in known:
+            raise ProjectError(f"learner.settings.{name}: this learner has {', '.join(known) or 'no settings'}")
+    learner = make(encoder, **settings)
+    for name in hyper:
+        if name not in learner.hyper:
+            raise ProjectError(f"learner.hyper.{name}: this learner has {', '.join(learner.hyper) or 'none'}")
+    learner.hyper = {**learner.hyper, **hyper}
+    return learner
+
+
+def _measure(compiled: Compiled) -> Measured:
+    """Measure in a process without torch, as on the board."""
+    names = ["infer_b1", *(name for name in compiled.methods if name != "infer_b1")]
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / contents.PROGRAM
+        program.write_bytes(compiled.lowered.pte)
+        child = subprocess.run([sys.executable, "-m", "edgecl.measure", program, *names], capture_output=True)
+    if child.returncode:
+        raise ProgramError(f"measuring memory: {child.stderr.decode().strip().splitlines()[-1:]}; this is a bug in edgecl")
+    return msgspec.json.decode(child.stdout, type=Measured)
+
+
+def _canaries(data: SourceData, count: int) -> Any:
+    """Places of samples of all classes in turn."""
+    by_class = [np.flatnonzero(data.y == label) for label in np.unique(data.y)]
+    turns = max(len(places) for places in by_class)
+    return np.array([places[i] for i in range(turns) for places in by_class if i < len(places)][:count], np.int64)
+
+
+def _accuracy(learner: Learner, data: SourceData, places: Any) -> float:
+    """Of the state as built."""
+    theta, right = learner.theta(), 0
+    if not len(places):
+        return 1.0
+    with torch.no_grad():
+        for part in np.array_split(places, -(-len(places) // CALIBRATION_BATCH)):
+            right += int((learner.infer(theta, data.inputs(part)).logits.argmax(1) == data.labels(part)).sum())
+    return right / len(places)
+
+
+def _state(learner: Learner) -> State:
+    theta, slots = (trace.flat(pieces).to(torch.float32).numpy() for pieces in (learner.theta(), learner.slots()))
+    return State(trace.layout(learner), theta, slots)
+
+
+def _manifest(
+    project: Project, learner: Learner, compiled: Compiled, measured: Measured, canaries: int, accuracy: float
+) -> Manifest:
+    tables, classes = project.tables, len(project.tables.model.classes)
+    costs = {cost.method: cost for cost in measured.costs}
+    methods = []
+    for name, flat in compiled.methods.items():
+        outputs = flat.run(*flat.example)
+        memory = Memory(
+            estimated_bytes=compiled.lowered.estimates[name].total_bytes,
+            weights_bytes=costs[name].weights_bytes,
+            workspace_bytes=costs[name].workspace_bytes,
+            planned_bytes=compiled.lowered.planned_bytes[name],
+        )
+        kind, _, size = name.partition("_b")
+        methods.append(
+            Method(
+                name=name,
+                kind=kind,  # type: ignore[arg-type]
+                batch=int(size),
+                inputs=_tensors(flat.inputs, flat.example),
+                outputs=_tensors(flat.outputs, outputs),
+                memory=memory,
+                delegates=1,
+                outside=(),
+            )
+        )
+    answering, *others = (method.memory for method in methods)
+    shared = max((memory.workspace_bytes for memory in others), default=0)
+    weights = sum(memory.weights_bytes for memory in others)
+    needed = BASE_BYTES + answering.weights_bytes + answering.workspace_bytes + weights + shared
+    return Manifest(
+        schema=1,
+        name=tables.name,
+        lineage=tables.lineage or tables.name,
+        version=tables.version,
+        min_version=tables.min_version,
+        requires=Requires(
+            edgecl=edgecl.__version__, engine=f"executorch {_version('executorch')}", arch=(), memory_bytes=needed
+        ),
+        learner=LearnerRecord(
+            name=tables.learner.name.rpartition(":")[2],
+            hyper=tuple(Hyper(name=name, value=value) for name, value in learner.hyper.items()),
+            report=tuple(learner.report),
+            noise=learner.noise,
+            trains=trains(learner),
+            adapts=adapts(learner),
+            trained=tuple(learner.trained),
+        ),
+        classes=tables.model.classes,
+        input=project.given,
+        layout=trace.layout(learner),
+        methods=tuple(methods),
+        features=learner.encoder.features,
+        guard=Guard(
+            canary_every=CANARY_EVERY,
+            canary_floor=round(max(0.0, accuracy - CANARY_DROP), 4),
+            entropy_floor=round(COLLAPSE_SHARE * float(np.log(classes)), 4),
+            window=WINDOW,
+        ),
+        canaries=Canaries(count=canaries, accuracy=accuracy),
+        memory_budget_bytes=budget_bytes(project),
+        learned=tables.learned,
+        built_with=(("edgecl", edgecl.__version__), *((name, _version(name)) for name in ("torch", "executorch"))),
+        files=(),
+    )
+
+
+def _tensors(names: tuple[str, ...], values: tuple[torch.Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(
+        Tensor(name=name, dtype="float32", shape=tuple(value.shape)) for name, value in zip(names, values, strict=True)
+    )
+
+
+def _version(package: str) -> str:
+    return importlib.metadata.version(package).partition("+")[0]

@@ -23,7 +23,7 @@ demo: setup
 	$(BIN)/python demo/run.py
 
 test: setup
-	$(BIN)/pytest --numprocesses auto
+	$(BIN)/pytest --numprocesses auto --dist loadgroup
 
 lint: setup
 	$(BIN)/ruff check

@@ -4,6 +4,7 @@ One process at a time owns a state directory (flock on `lock`). A checkpoint is 
 also tells the place in the source to go on from; it is written under a temporary name, so what has its name is whole.
 """
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ KEEP: Final = 5
 class Resumed:
     """Where an earlier run left off."""
 
-    number: int
+    path: Path
     state: State
     place: Place
     passed_over: tuple[str, ...]
@@ -67,7 +68,7 @@ class Checkpoints:
         for number in reversed(self._numbers()):
             try:
                 found, place = state.load(self._path(number), layout)
-                return Resumed(number, found, place, tuple(passed_over))
+                return Resumed(self._path(number), found, place, tuple(passed_over))
             except BundleError:
                 raise
             except StoreError as error:
@@ -90,7 +91,8 @@ class Checkpoints:
             for number in numbers[: -KEEP + 1] if len(numbers) >= KEEP else []:
                 self._path(number).unlink(missing_ok=True)
         except OSError as error:
-            disk.remove(new)
+            with contextlib.suppress(OSError):
+                disk.remove(new)
             raise StoreError(f"{path}: {error.strerror}; make room, or give another --state") from None
         return int(path.stem), path
 

@@ -19,6 +19,15 @@ def write_new(path: Path, pieces: Iterable[bytes], *, durable: bool = True) -> N
             os.fsync(file.fileno())
 
 
+def replace(path: Path, content: bytes) -> None:
+    """Write a file, in place of the one that may have this name. Raises OSError."""
+    new = path.with_name(f".{path.name}.new")
+    remove(new)
+    write_new(new, [content])
+    new.rename(path)
+    sync_directory(path.parent)
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable. Raises OSError."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

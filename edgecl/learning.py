@@ -157,4 +157,4 @@ def noise(seed: int, step: int, count: int) -> Floats:
     """The random numbers of a step, in [0, 1): they depend on the seed and the step alone, so a replay has the same."""
     if not count:
         return np.zeros(0, np.float32)  # without loading numpy.random
-    return np.random.Generator(np.random.Philox(key=[seed, step])).random(count, dtype=np.float32)
+    return np.random.Generator(np.random.Philox(key=np.array([seed, step], np.uint64))).random(count, dtype=np.float32)

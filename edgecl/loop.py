@@ -6,6 +6,7 @@ A state directory belongs to one loop at a time and holds
     learned/<lineage>/<n>.safetensors   checkpoints (`edgecl/checkpoints.py`)
     journal/<boot>-<n>.mcap             every answer and every decision (`edgecl/journal.py`)
     cache/<bundle id>/                  the verified copy of the bundle
+    tested                              the bundle that has passed its self-test here
     lock                                held while a loop is open
 """
 
@@ -23,10 +24,11 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from edgecl import __version__, _runtime, checkpoints, disk, guard, journal, resident
-from edgecl.bundle import Bundle, check_requirements, open_bundle
+from edgecl import __version__, _runtime, checkpoints, disk, guard, journal, selftest
+from edgecl.bundle import Bundle, open_bundle
 from edgecl.clock import SystemClock, boot_id
 from edgecl.errors import EdgeclError, ProgramError, StoreError
+from edgecl.here import check_here
 from edgecl.learning import Batch, Learning, Outcome
 from edgecl.preprocess import Preprocess
 from edgecl.programs import Programs
@@ -89,12 +91,13 @@ class Loop:
             stack.enter_context(checkpoints.owned(state_directory))
             self.bundle = stack.enter_context(_cached(path, state_directory / "cache"))
             self.manifest = manifest = self.bundle.manifest
-            _check(self.bundle)
+            check_here(manifest)
             hyper = hyper_values(manifest.learner, settings.hyper)
+            selftest.once(self.bundle, state_directory / "tested", engine=settings.engine)
             self._checkpoints = checkpoints.Checkpoints(state_directory, manifest.lineage)
             self.resumed = self._checkpoints.newest(manifest.layout)
+            self.checkpoint = self.resumed.path if self.resumed else None
             self._place = _place(self.resumed, source, again)
-            self._saved = self.resumed.place if self.resumed else self._place
             losses = journal.recover(state_directory / "journal")
             self._seq = journal.next_seq(state_directory / "journal")
             self._programs = stack.enter_context(
@@ -119,12 +122,14 @@ class Loop:
             for loss in losses:
                 self._note(loss)
             self._note(self._run_record(source, hyper, budget))
+            self._journal.sync()
             self._worker = None if settings.sync else Worker("edgecl-learning")
             self._stack = stack.pop_all()
         self._preprocess = Preprocess(manifest.input)
         self._pending: list[npt.NDArray[Any]] = []
         self._first_seq = self._seq
         self._next = self._place.position
+        self._saved: Place | None = None
         self._since_checkpoint = 0
         self._synced_ns = self._clock.monotonic_ns()
         self._open = True
@@ -217,7 +222,8 @@ class Loop:
                 self._worker.check()
             if not reason or not self._adapt:
                 self._place = Place(source=self._place.source, position=self._next)
-            if self._since_checkpoint or self._place != self._saved:
+            saw = self._count.samples + self._count.damaged
+            if self._since_checkpoint or (saw and self._place != self._saved):
                 self._checkpoint()
             self._count.reason = reason
             self._note(self._count)
@@ -282,6 +288,7 @@ class Loop:
         self._note(
             journal.Checkpoint(number=number, step=state.step, seen=state.seen, digest=state.digest, file=path.name)
         )
+        self.checkpoint = path
         self._saved, self._since_checkpoint = place, 0
 
     def _sync_sometimes(self) -> None:
@@ -320,7 +327,7 @@ class Loop:
         if x.shape == self.manifest.input.shape:
             x = x[None]
         labels, classes = np.atleast_1d(np.asarray(y)), len(self.manifest.classes)
-        if labels.shape != (len(x),) or labels.dtype.kind not in "iu":
+        if labels.shape != (len(x),) or (len(x) and labels.dtype.kind not in "iu"):
             raise ProgramError(f"labels: {labels.dtype}{list(labels.shape)}, not {len(x)} integers; give one a sample")
         if len(x) and (labels.min() < 0 or labels.max() >= classes):
             raise ProgramError(f"labels: {labels.min()} to {labels.max()}, the bundle has {classes} classes")
@@ -363,16 +370,6 @@ def _cached(path: Path, cache: Path) -> Bundle:
     except OSError as error:
         raise StoreError(f"{cache}: {error.strerror or error}; give another --state") from None
     return bundle
-
-
-def _check(bundle: Bundle) -> None:
-    check_requirements(
-        bundle.manifest,
-        edgecl_version=__version__,
-        arch=os.uname().machine,
-        executorch_version=_runtime.EXECUTORCH_VERSION,
-        available_memory_bytes=resident.available_bytes(),
-    )
 
 
 def _place(resumed: checkpoints.Resumed | None, source: str, again: bool) -> Place:

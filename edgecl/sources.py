@@ -90,11 +90,17 @@ def open_source(spec: str, given: Input, classes: Sequence[str]) -> Source:
 
     Raises SpecError: no source has this name. SourceError: it cannot be read, or its samples do not fit the bundle.
     """
+    check_spec(spec)
     kind, _, where = spec.partition(":")
-    if kind not in SOURCES or bool(where) != (kind in _PLACED):
-        names = ", ".join(f"{name}:PATH" if name in _PLACED else name for name in SOURCES)
-        raise SpecError(f"{spec!r} names no source; give one of {names}")
     return SOURCES[kind](where, given, classes)
+
+
+def check_spec(spec: str, *others: str) -> None:
+    """Raises SpecError: no source has this name, and it is none of the others that the caller knows."""
+    kind, _, where = spec.partition(":")
+    if spec not in others and (kind not in SOURCES or bool(where) != (kind in _PLACED)):
+        names = ", ".join((*(f"{name}:PATH" if name in _PLACED else name for name in SOURCES), *others))
+        raise SpecError(f"{spec!r} names no source; give one of {names}")
 
 
 class Folder:

@@ -13,7 +13,7 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         self._jobs: queue.SimpleQueue[tuple[Job, bool] | None] = queue.SimpleQueue()
-        self._slot: Final = threading.Semaphore(1)
+        self._room: Final = threading.Semaphore(2)  # one runs, one waits
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
@@ -24,9 +24,9 @@ class Worker:
             raise self._failure
 
     def offer(self, job: Job, *, wait: bool) -> bool:
-        """Run a job when those before it are done. When one waits already, wait for it to begin, or say False."""
+        """Run a job when those before it are done. While one runs and one waits, wait as well, or say False."""
         self.check()
-        if not self._slot.acquire(blocking=wait):
+        if not self._room.acquire(blocking=wait):
             return False
         self._jobs.put((job, True))
         return True
@@ -50,12 +50,12 @@ class Worker:
 
     def _work(self) -> None:
         while item := self._jobs.get():
-            job, held_slot = item
-            if held_slot:
-                self._slot.release()
-            if self._failure and held_slot:
-                continue
+            job, took_room = item
             try:
-                job()
+                if not self._failure or not took_room:
+                    job()
             except BaseException as error:
                 self._failure = self._failure or error
+            finally:
+                if took_room:
+                    self._room.release()

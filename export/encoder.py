@@ -5,6 +5,8 @@ puts something else in its place. A *norm* is a batch normalisation kept open fo
 affine parameters; all other batch normalisations are folded away as constants.
 """
 
+import copy
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -126,21 +128,24 @@ def _as_image(x: Tensor) -> Tensor:
 def capture(model: nn.Module, example: Tensor, *, taps: Sequence[str] = (), open_norms: bool = False) -> Encoder:
     """Turn a trained classifier into an Encoder.
 
-    `example` is a float batch of two or more samples as the model takes them. The model is put in eval mode and its
-    parameters are copied. Raises ProjectError: the model cannot be exported, does not map one tensor to logits [B, C],
-    depends on the batch size, or has no such tap.
+    `example` is a float batch of two or more samples as the model takes them. The model is copied, and taken in eval
+    mode. Raises ProjectError: the model cannot be exported, does not map one tensor to logits [B, C], depends on the
+    batch size, or has no such tap.
     """
-    model.eval()
+    model = copy.deepcopy(model).eval()
     batch = torch.export.Dim("batch", min=1, max=1 << 20)
     try:
         program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},), strict=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 warns of itself
+            program = program.run_decompositions({})  # takes nothing apart, but leaves nothing that works in place
     except Exception as error:  # of many types; all of them mean that this model cannot be captured
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ProjectError(f"model: torch.export cannot capture it: {reason}; make forward() traceable") from error
     graph = program.module(check_guards=False)
     assert isinstance(graph, fx.GraphModule)
     graph.requires_grad_(False)
-    _drop_identities(graph)
+    _simplify(graph)
     for index, name in enumerate(taps):
         _mark_tap(graph, index, name)
     norms = _settle_norms(graph, open_norms)
@@ -157,11 +162,22 @@ def capture(model: nn.Module, example: Tensor, *, taps: Sequence[str] = (), open
     return Encoder(graph, norms, places, example.shape[1:], out.logits.shape[1])
 
 
-def _drop_identities(graph: fx.GraphModule) -> None:
-    """Dropout and copies do nothing in a frozen network."""
-    for node in graph.graph.nodes:
-        if node.target in (aten.dropout.default, aten.dropout_.default, aten.clone.default, aten.alias.default):
+def _simplify(graph: fx.GraphModule) -> None:
+    """Drop dropout and copies, which do nothing here; make each batch normalisation one node."""
+    for node in list(graph.graph.nodes):
+        if node.target in (aten.dropout.default, aten.clone.default, aten.alias.default):
             node.replace_all_uses_with(node.args[0])
+        elif node.target is aten._native_batch_norm_legit_no_training.default:
+            with graph.graph.inserting_before(node):
+                args = (*node.args[:5], False, *node.args[5:], False)
+                new = graph.graph.call_function(aten.batch_norm.default, args)
+            for part in node.users:  # only the first of three results is read
+                new.meta.update(part.meta)
+                part.replace_all_uses_with(new)
+        elif node.target is aten._native_batch_norm_legit.no_stats:
+            raise ProjectError(
+                f"{_module_paths(node)[-1]}: batch normalisation without running statistics; train with them"
+            )
     graph.graph.eliminate_dead_code()
 
 
@@ -197,10 +213,7 @@ def _settle_norms(graph: fx.GraphModule, keep_open: bool) -> list[Norm]:
             continue
         gamma, beta, mean, var = (_constant(graph, arg) for arg in node.args[1:5])
         eps = float(node.args[7])
-        if mean is None or var is None:
-            raise ProjectError(
-                f"{_module_paths(node)[-1]}: batch normalisation without running statistics; train with them"
-            )
+        assert mean is not None and var is not None
         gamma = torch.ones_like(mean) if gamma is None else gamma
         beta = torch.zeros_like(mean) if beta is None else beta
         deviation = torch.sqrt(var + eps)

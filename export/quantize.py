@@ -1,16 +1,18 @@
 """An encoder in int8: weights with a scale for each output channel, activations on grids set here or at run time.
 
-Where batch normalisations are folded away, activations are int8 from convolution to convolution, on grids fixed by what
-source data reached ("static"). Where they are open, what leaves a convolution has to be float, since the statistics follow
-the input; there each convolution takes its input in int8, on a grid for each image set at run time ("per image"). So does
-every linear layer: its few outputs, often the logits, gain more from float than they cost.
+Where batch normalisations are folded away, activations are int8 from convolution to convolution, on grids fixed by
+what source data reached. Where they are open, what leaves a convolution has to be float, because the statistics follow
+the input; there each convolution takes its input in int8 on a grid for each image, set at run time. So does every
+linear layer: its few outputs, often the logits, gain more from float than they cost.
 
-These stay float: convolutions in groups over per-image grids (no such kernel exists), 1-d convolutions, and what stands
-between layers, except sums of two int8 images, max-pooling and what only moves numbers. The mean over positions at the end
-reads int8 and computes in float: it is cheap, and another rounding would reach the logits undamped.
+These stay float: convolutions in groups on grids set at run time (XNNPACK has none), 1x1 convolutions of few channels on
+such grids (slower in int8), 1-d convolutions, and what stands between layers, except sums of two int8 images,
+max-pooling and what only moves numbers. The mean over positions at the
+end reads int8 and computes in float: it is cheap, and another rounding would reach the logits undamped.
 
-PyTorch's own path (torchao's pt2e with XNNPACK's quantizer) was no use here: it does not take an encoder's folded weights, keeps no place for a
-learner at the taps, its rounding has no gradient, and it leaves the padded shortcut of a residual network in float.
+PyTorch's own path (torchao's pt2e with XNNPACK's quantizer) does not serve: it takes no folded weights of an encoder,
+keeps no place for a learner at the taps, its roundings have no gradient, and the padded shortcut of a residual network
+stays float.
 """
 
 import copy
@@ -25,13 +27,14 @@ from export.encoder import Encoder
 from export.rounding import (
     Activation,
     Grid,
+    When,
     convolution,
-    has_int8_gradient,
     linear,
     rounded,
     rounded_per_image,
     rounded_weight,
     weight_scales,
+    when_read,
 )
 
 aten = torch.ops.aten
@@ -41,6 +44,9 @@ Run = Callable[[Encoder, Tensor], object]
 
 MAX_RATIO = 2.0**6
 """How many output steps one step of int8 products may be worth; XNNPACK takes less than 2^8."""
+
+MIN_SCALE = 1e-20
+"""Its products with the scales of weights are normal numbers of float32, as XNNPACK demands."""
 
 _MOVING = {
     aten.slice.Tensor,
@@ -56,11 +62,6 @@ _MOVING = {
 
 _RANGE = "range_"
 
-_RELU = {aten.relu.default, aten.relu_.default}
-_CLAMP = {aten.hardtanh.default, aten.hardtanh_.default, aten.relu6.default, aten.relu6_.default}
-_ADD = {aten.add.Tensor, aten.add_.Tensor}
-
-
 def quantize(
     encoder: Encoder,
     batches: Iterable[Tensor],
@@ -68,13 +69,12 @@ def quantize(
     backward: Literal["float", "int8"] = "float",
     run: Run = lambda encoder, x: encoder(x),
 ) -> Encoder:
-    """The encoder in int8, computed in float32 on int8 grids: what the compiled program computes, up to one step a layer.
+    """The encoder in int8, computed in float32 on int8 grids: as the compiled program does, up to a step of a grid.
 
-    `batches` are source data [B, *input_shape]; `run` should take them through the learner that will run on the board, as
-    warmed up, because what enters a partition is what the learner put at its tap. With `backward` "int8", gradients that go
-    back through a convolution or linear layer are rounded too, on a grid for each image; those through
-    convolutions in groups, or with a stride and a kernel larger than 1, stay float.
-    Raises ProjectError where no batch is given but grids have to be set.
+    `batches` are source data [B, *input_shape]; none is needed where norms are open. `run` takes one through the
+    learner that will run on the board, as warmed up: what enters a partition is what the learner put at its tap.
+    With `backward` "int8", gradients that go back through a layer are rounded too, on a grid for each image; those
+    through convolutions in groups stay float. Raises ProjectError: grids have to be set, and there is no batch.
     """
     graph = copy.deepcopy(encoder.graph)
     _complete(graph)
@@ -113,7 +113,7 @@ class Range(nn.Module):
         """256 steps from the least number to the largest, one of them 0; a step is `least` or more."""
         if not self.seen:
             raise ProjectError("quantize: no source data to set the int8 grids with; give data.train")
-        scale = max((self.high - self.low) / 255, least, torch.finfo(torch.float32).tiny * 2**24)
+        scale = max((self.high - self.low or 1.0) / 255, least, MIN_SCALE)
         return Grid(scale, max(-128, min(127, round(-128 - self.low / scale))))
 
 
@@ -130,8 +130,8 @@ def _place_ranges(graph: fx.GraphModule) -> None:
         with graph.graph.inserting_after(node):
             new = graph.graph.call_module(name, (node,))
         node.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
-        if "tap" in node.meta and not _is_range(node):
-            new.meta["tap"] = node.meta.pop("tap")  # a learner sees the rounded value, and what it returns is rounded again
+        if "tap" in node.meta and not _is_range(node):  # a learner gets it rounded; what it returns is rounded again
+            new.meta["tap"] = node.meta.pop("tap")
         else:
             mark(new)
         return new
@@ -154,10 +154,11 @@ def _place_ranges(graph: fx.GraphModule) -> None:
         if _is_convolution(node):
             ensure(node.args[0])
             place(_end(node))
-        elif node.target in _ADD and all(_comes_rounded(a, small) for a in node.args[:2]) and not node.kwargs:
-            for operand in node.args[:2]:
-                ensure(operand)
-            place(_end(node))
+        elif node.target is aten.add.Tensor and not node.kwargs:
+            if all(_comes_rounded(operand, small) for operand in node.args):
+                for operand in node.args:
+                    ensure(operand)
+                place(_end(node))
 
 
 def _comes_rounded(operand: Any, small: set[fx.Node]) -> bool:
@@ -177,20 +178,16 @@ def _end(node: fx.Node) -> fx.Node:
 
 
 def _activation(node: fx.Node) -> Activation:
-    if node.target in _RELU:
+    if node.target is aten.relu.default:
         return "relu"
-    if node.target in _CLAMP and (len(node.args) < 2 or node.args[1] == 0):
-        return "clamp"
-    return "none"
+    return "clamp" if node.target is aten.hardtanh.default and node.args[1:2] == (0,) else "none"
 
 
 def _settle(graph: fx.GraphModule, node: fx.Node) -> None:
-    """Put a rounding in place of a Range; those before it are settled."""
+    """Put a rounding in place of a Range and the activation before it; those before this one are settled."""
     source: Any = node.args[0]
     activation = _activation(source)
-    if activation != "none" and (len(source.users) > 1 or "tap" in source.meta):
-        activation = "none"
-    layer: Any = source.args[0] if activation != "none" else source
+    layer: Any = source if activation == "none" else source.args[0]
     seen = graph.get_submodule(str(node.target))
     assert isinstance(seen, Range)
     grid = seen.grid(0.0)
@@ -230,12 +227,17 @@ def _take_per_image(graph: fx.GraphModule, *, convolutions: bool) -> None:
     """Round the inputs of layers at run time, and their weights now."""
     made: dict[Any, fx.Node] = {}
     for node in list(graph.graph.nodes):
-        if _is_linear(node) or (convolutions and _is_convolution(node) and node.args[6] == 1):
-            source: Any = node.args[0]
-            if source not in made:
+        when: When = "never"
+        if _is_linear(node):
+            when = "image"
+        elif convolutions and _is_convolution(node) and node.args[6] == 1:
+            when = when_read(_tensor(graph, node.args[1]), node.args[3], node.args[4])
+        if when != "never":
+            key = node.args[0], when == "pixel"
+            if key not in made:
                 with graph.graph.inserting_before(node):
-                    made[source] = graph.graph.call_function(rounded_per_image, (source,))
-            node.update_arg(0, made[source])
+                    made[key] = graph.graph.call_function(rounded_per_image, key)
+            node.update_arg(0, made[key])
             _set(graph, node, 1, rounded_weight(_tensor(graph, node.args[1])))
 
 
@@ -247,8 +249,7 @@ def _round_gradients(graph: fx.GraphModule) -> None:
         if _is_linear(node):
             node.args, node.target = (*node.args, None)[:3], linear
         elif _is_convolution(node) and node.args[6] == 1:
-            if has_int8_gradient(_tensor(graph, node.args[1]), *node.args[3:6]):
-                node.args, node.target = node.args[:6], convolution
+            node.args, node.target = node.args[:6], convolution
 
 
 # layers

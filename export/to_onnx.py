@@ -242,7 +242,8 @@ def _quantize(kind: str) -> Emit:
 def _round_per_image(model: _Model, node: fx.Node, args: Sequence[Any]) -> str:
     """As export/rounding.py does it, step for step."""
     shape, zero = node.meta["val"].shape, model.constant(0.0)
-    flat = model.op("Reshape", args[0], model.numbers([shape[0], -1]))
+    pixels = len(args) > 1 and args[1]
+    flat = args[0] if pixels else model.op("Reshape", args[0], model.numbers([shape[0], -1]))
     low = model.op("Min", model.op("ReduceMin", flat, model.numbers([1]), keepdims=1), zero)
     high = model.op("Max", model.op("ReduceMax", flat, model.numbers([1]), keepdims=1), zero)
     steps = model.op("Div", model.constant(255.0), model.op("Sub", high, low))

@@ -1,11 +1,21 @@
-"""A tiny bundle, built by hand, that several tests open, damage and lie about."""
+"""A tiny bundle with arbitrary bytes for a program, real programs, and bundles that really run."""
+
+import fcntl
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from edgecl import state
+from edgecl import bundle, state
 from edgecl.manifest import (
     Canaries,
     Guard,
@@ -21,6 +31,11 @@ from edgecl.manifest import (
     Requires,
     signature,
 )
+
+BUILDER = Path(__file__).parent / "edgecl" / "build_programs.py"
+PACKAGES = ("torch", "executorch", "onnx", "onnxscript")
+
+MakeBundle = Callable[..., Path]
 
 
 def _method(manifest: Manifest, kind: Kind, batch: int) -> Method:
@@ -99,3 +114,115 @@ def tiny_files(tiny_manifest: Manifest) -> dict[str, bytes]:
         "detector.safetensors": safetensors.numpy.save({"prototypes": theta.reshape(1, 11), "seed": np.array([7])}),
         "onnx/infer_b1.onnx": b"never looked into",
     }
+
+
+@pytest.fixture(scope="session")
+def programs(pytestconfig: pytest.Config) -> Path:
+    """The folder that `build_programs.py` fills, kept in pytest's cache while the builder and its packages stay."""
+    try:
+        versions = "".join(version(package) for package in PACKAGES)
+    except PackageNotFoundError as error:
+        pytest.skip(f"{error}; pip install 'edgecl[export]' to build the programs")
+    key = hashlib.sha256(BUILDER.read_bytes() + versions.encode()).hexdigest()[:16]
+    assert pytestconfig.cache is not None
+    home = pytestconfig.cache.mkdir("programs")
+    with open(home / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several workers of pytest-xdist may want them at once
+        folder = home / key
+        if not folder.exists():
+            shutil.rmtree(building := home / "building", ignore_errors=True)
+            building.mkdir()
+            built = subprocess.run([sys.executable, BUILDER, building], capture_output=True, text=True)
+            assert built.returncode == 0, built.stderr
+            building.rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_bundle(programs: Path) -> MakeBundle:
+    """Makes a bundle of `looped.pte`, which runs: `make_bundle(destination, **changes of its manifest)`.
+
+    Four classes, images of 8 x 8, batches of four. `damage` changes the bytes of the program and `expected` a tensor of
+    its self-test; with `trained=()` the guard has no use for canaries.
+    """
+    with np.load(programs / "looped.npz") as file:
+        vectors = dict(file)
+    theta, slots = vectors["adapt_b4.in.0"], vectors["adapt_b4.in.1"]
+    plain = Manifest(
+        schema=1,
+        name="looped",
+        lineage="looped",
+        version=1,
+        min_version=1,
+        requires=Requires(edgecl="0.1.0", engine="executorch 1.5.1", arch=(), memory_bytes=1 << 20),
+        learner=Learner(
+            name="faulty",
+            hyper=tuple(
+                Hyper(name=name, value=value)
+                for name, value in (("rate", 0.001), ("shrink", 0), ("poison", 0), ("step", 1))
+            ),
+            report=("sum",),
+            noise=theta.size,
+            trains=True,
+            adapts=True,
+            trained=("head",),
+        ),
+        classes=("cat", "dog", "owl", "yak"),
+        input=Input(kind="image", shape=(8, 8, 3), scale=(0.02,) * 3, shift=(-2.5,) * 3),
+        layout=Layout(
+            theta=(Piece(name="head", shape=(8, 4), offset=0),), slots=(Piece(name="mean", shape=(8, 4), offset=0),)
+        ),
+        methods=(),
+        features=8,
+        guard=Guard(canary_every=0, canary_floor=0.0, entropy_floor=0.0, window=16),
+        canaries=Canaries(count=8, accuracy=0.5),
+        memory_budget_bytes=0,
+        learned="carry",
+        built_with=(("edgecl", "0.1.0"),),
+        files=(),
+    )
+    random = np.random.default_rng(3)
+
+    def make(
+        destination: Path,
+        *,
+        methods: tuple[str, ...] = ("infer_b1", "infer_b4", "adapt_b4", "learn_b4"),
+        damage: Callable[[bytes], bytes] = bytes,
+        expected: Mapping[str, Callable[[Any], Any]] = {},
+        canary_count: int = 8,
+        trained: tuple[str, ...] = ("head",),
+        **changes: Any,
+    ) -> Path:
+        kinds: dict[str, Kind] = {"infer_b1": "infer", "infer_b4": "infer", "adapt_b4": "adapt", "learn_b4": "learn"}
+        learner = msgspec.structs.replace(plain.learner, trained=trained)
+        canaries = Canaries(count=canary_count, accuracy=0.5)
+        given = msgspec.structs.replace(plain, learner=learner, canaries=canaries, **changes)
+        given = msgspec.structs.replace(given, methods=tuple(_method(given, kinds[m], int(m[-1])) for m in methods))
+        x_shape = (canary_count, *given.input.shape)
+        image = given.input.kind == "image"
+        x = random.integers(0, 256, x_shape, dtype=np.uint8) if image else random.random(x_shape, dtype=np.float32)
+        files = {
+            "program.pte": damage((programs / "looped.pte").read_bytes()),
+            "state.safetensors": state.dump(state.State(given.layout, theta, slots)),
+            "canaries.safetensors": safetensors.numpy.save({"x": x, "y": random.integers(0, 4, canary_count)}),
+            "vectors.safetensors": safetensors.numpy.save(
+                {
+                    (name := f"{method.name}/{side}/{tensor.name}"): expected.get(name, np.asarray)(
+                        vectors[f"{method.name}.{side}.{place}"]
+                    )
+                    for method in given.methods
+                    for side, tensors in (("in", method.inputs), ("out", method.outputs))
+                    for place, tensor in enumerate(tensors)
+                }
+            ),
+        }
+        bundle.write(given, files, destination).close()
+        return destination
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def looped(make_bundle: MakeBundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle that `make_bundle` makes without changes, as an archive."""
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "looped.ecl")

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -59,9 +60,9 @@ class Printer:
             line = f"\r\x1b[K{tally.samples} samples{right}  {tally.updates} updates"
             print(line, end="", file=sys.stderr, flush=True)
 
-    def end(self) -> None:
-        """Print what the run amounts to."""
-        summary = self.tally.summary()
+    def end(self, checkpoint: Path | None) -> None:
+        """Print what the run amounts to, and where its checkpoint lies."""
+        summary = self.tally.summary(checkpoint)
         if self._terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
         if self._as_json:

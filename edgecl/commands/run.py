@@ -73,6 +73,7 @@ def run(
 
     A run with the same --state and --source goes on where the one before ended.
     """
+    sources.check_spec(source, CANARIES)
     settings = Settings(
         hyper=dict(hyper),
         sync=sync or trace is not None,
@@ -86,7 +87,7 @@ def run(
     )
     printer = Printer(as_json=as_json)
     with contextlib.ExitStack() as stack:
-        if state is None:
+        if temporary := state is None:
             state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgecl-state-")))
             printer.say("nothing that is learned will be kept; give --state DIR to keep it")
         interrupt = stack.enter_context(Interrupt())
@@ -113,7 +114,7 @@ def run(
         if not reason and not printer.tally.samples:
             printer.say(f"{source}: no sample is left; give --again to run through it once more")
         loop.close(reason)
-        printer.end()
+        printer.end(None if temporary else loop.checkpoint)
     if printer.broken:
         return EXIT_FAILED
     return EXIT_INTERRUPTED if interrupt.caught else EXIT_OK

@@ -2,12 +2,13 @@
 
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from edgecl import resident
-from edgecl.journal import Checkpoint, Damaged, Guard, Prediction, Record, Update
+from edgecl.journal import Damaged, Guard, Prediction, Record, Update
 
 RECENT: Final = 500
 """Labelled samples that the recent share is taken over."""
@@ -37,9 +38,7 @@ class Summary:
     resident_bytes: int
     peak_bytes: int
     checkpoint: str | None
-    """File of the last checkpoint."""
-    step: int
-    """Updates in it since the bundle was built."""
+    """Where what was learned lies."""
 
 
 class Tally:
@@ -47,11 +46,10 @@ class Tally:
 
     def __init__(self) -> None:
         self.samples = self._damaged = self._labelled = self._right = 0
-        self.updates = self._skipped = self._rolled_back = self._step = 0
+        self.updates = self._skipped = self._rolled_back = 0
         self._recent: deque[bool] = deque(maxlen=RECENT)
         self._answers_ns: deque[int] = deque(maxlen=TIMES)
         self._updates_ns: deque[int] = deque(maxlen=TIMES)
-        self._checkpoint: str | None = None
 
     def note(self, record: Record) -> None:
         """Count a record."""
@@ -70,15 +68,13 @@ class Tally:
             self._rolled_back += record.action != Guard.SKIPPED
         elif isinstance(record, Damaged):
             self._damaged += 1
-        elif isinstance(record, Checkpoint):
-            self._checkpoint, self._step = record.file, record.step
 
     @property
     def accuracy(self) -> float | None:
         """Share of right answers so far; None without labels."""
         return self._right / self._labelled if self._labelled else None
 
-    def summary(self) -> Summary:
+    def summary(self, checkpoint: Path | None) -> Summary:
         """The sum of what was noted, and memory as it is now."""
         return Summary(
             samples=self.samples,
@@ -93,8 +89,7 @@ class Tally:
             update_ms=_median_ms(self._updates_ns),
             resident_bytes=resident.resident_bytes(),
             peak_bytes=resident.peak_resident_bytes(),
-            checkpoint=self._checkpoint,
-            step=self._step,
+            checkpoint=None if checkpoint is None else str(checkpoint),
         )
 
 
@@ -112,7 +107,7 @@ def text(summary: Summary) -> str:
         lines.append(f"time        {summary.answer_ms:.2f} ms an answer{update}")
     lines.append(f"memory      {summary.resident_bytes / 1e6:.1f} MB, {summary.peak_bytes / 1e6:.1f} MB at most")
     if summary.checkpoint:
-        lines.append(f"checkpoint  {summary.checkpoint}, step {summary.step}")
+        lines.append(f"checkpoint  {summary.checkpoint}")
     return "\n".join(lines)
 
 

@@ -141,7 +141,7 @@ class EcoTTA:
 
     def settle(self, params: Pieces, x: Tensor, *, identity: bool = False) -> None:
         """Start from these parameters, and from the statistics that they see on source data x [N, ...]."""
-        start = dict(params)
+        start = {name: piece.to(x) for name, piece in params.items()}
 
         def bn(name: str, value: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
             anchor = measure(value, self.anchors[name].eps)

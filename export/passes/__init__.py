@@ -9,16 +9,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, fx
 
-from export.passes import frozen_convolutions, gates, products, reductions, shapes, trainable_convolutions
+from export.passes import (
+    activations,
+    frozen_convolutions,
+    gates,
+    pools,
+    products,
+    reductions,
+    shapes,
+    trainable_convolutions,
+)
 from export.passes.rewrite import Rules, rewrite
 from export.passes.scalars import fold_scalars
 from export.passes.tidy import tidy
 
 TABLES: Sequence[Rules] = (
     gates.RULES,
+    activations.RULES,
     frozen_convolutions.RULES,
     trainable_convolutions.RULES,
     reductions.RULES,
+    pools.RULES,
     products.RULES,
     shapes.RULES,
 )

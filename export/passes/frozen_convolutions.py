@@ -30,9 +30,26 @@ def _backward(
     groups: int,
     mask: list[bool],
 ) -> Any:
-    if not site.frozen(2) or transposed or mask[1] or mask[2] or w.dim() != 4:
+    if not site.frozen(2) or mask[1] or mask[2]:
         return NotImplemented
+    if transposed:
+        return torch.convolution(g, w, None, stride, padding, dilation, False, [0, 0], groups), None, None
+    if w.dim() == 3:
+        g, w = g.unsqueeze(2), w.unsqueeze(2)
+        shape = (*x.shape[:2], 1, x.shape[2])
+        return input_gradient(g, shape, w, [1, *stride], [0, *padding], [1, *dilation], groups).squeeze(2), None, None
     return input_gradient(g, x.shape, w, stride, padding, dilation, groups), None, None
+
+
+def _forward(
+    site: Site, x: Tensor, w: Tensor, bias: Any, stride: list[int], padding: list[int], dilation: list[int],
+    transposed: bool, output_padding: list[int], groups: int,
+) -> Any:  # fmt: skip
+    """A convolution in one dimension as one in two, over images of one row."""
+    if not site.frozen(1) or w.dim() != 3 or transposed:
+        return NotImplemented
+    places = [1, *stride], [0, *padding], [1, *dilation]
+    return torch.convolution(x.unsqueeze(2), w.unsqueeze(2), bias, *places, False, [0, 0], groups).squeeze(2)
 
 
 def input_gradient(
@@ -59,4 +76,4 @@ def input_gradient(
     return torch.convolution(g, w, None, stride, padding, dilation, True, left, groups)
 
 
-RULES: Rules = {aten.convolution_backward.default: _backward}
+RULES: Rules = {aten.convolution.default: _forward, aten.convolution_backward.default: _backward}

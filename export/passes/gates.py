@@ -48,8 +48,8 @@ def _relu_backward(site: Site, g: Tensor, result: Tensor, threshold: float) -> A
 
 def _hardtanh_backward(site: Site, g: Tensor, x: Tensor, low: float, high: float) -> Tensor:
     # The result serves as well as x, and keeping x would keep the clamp from fusing into the convolution before it.
-    y = site.sibling(1, aten.hardtanh.default)
-    y = x if y is None else y
+    y = site.sibling(1, aten.hardtanh.default, low, high)
+    y = hardtanh(x, low, high) if y is None else y
     return masked(g, (y - low) * (high - y) if low else y * (high - y))
 
 

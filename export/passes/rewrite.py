@@ -22,12 +22,18 @@ class Site:
         """Whether an argument is a constant of the program."""
         return self.node.args[index] in self._frozen
 
-    def sibling(self, index: int, target: Any) -> Tensor | None:
-        """The value of an operator `target` applied, before this one, to the same first argument as ours at `index`."""
+    def producer(self, index: int) -> Any:
+        """All results of the operator that an argument is one result of."""
+        part = self.node.args[index]
+        assert isinstance(part, fx.Node) and isinstance(part.args[0], fx.Node)
+        return self._env[part.args[0]]
+
+    def sibling(self, index: int, target: Any, *rest: Any) -> Tensor | None:
+        """The value of target(argument `index` of ours, *rest), where this was computed before."""
         source = self.node.args[index]
         assert isinstance(source, fx.Node)
         for user in source.users:
-            if user.target is target and user.args[0] is source and user in self._env:
+            if user.target is target and user.args == (source, *rest) and user in self._env:
                 value = self._env[user]
                 assert isinstance(value, Tensor)
                 return value
@@ -75,7 +81,7 @@ def _static(node: fx.Node, frozen: set[fx.Node]) -> bool:
 
 class _Rewriting(fx.Interpreter):
     def __init__(self, graph: fx.GraphModule, tables: Sequence[Rules]) -> None:
-        super().__init__(graph)
+        super().__init__(graph, garbage_collect_values=False)  # rules ask for what others have done with already
         self.tables = tables
         self.frozen = frozen_nodes(graph.graph)
         self.fired = False

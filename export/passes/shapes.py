@@ -1,4 +1,4 @@
-"""Slices with steps, pads, pools, expansions and stacks, in what XNNPACK has: views, single slices, broadcasts."""
+"""Slices with steps, pads, expansions and stacks, in what XNNPACK has: views, single slices, broadcasts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from export.passes.reductions import mean_hw
 from export.passes.rewrite import Rules, Site
 
 aten = torch.ops.aten
@@ -89,21 +88,6 @@ def _all_expand(user: torch.fx.Node) -> bool:
     return all(source.target is aten.expand.default for source in user.all_input_nodes)
 
 
-def _avg_pool(site: Site, x: Tensor, kernel: Sequence[int], stride: Any = None, padding: Any = 0, *rest: Any) -> Any:
-    return mean_hw(x) if list(kernel) == list(x.shape[2:]) else NotImplemented
-
-
-def _avg_pool_backward(site: Site, g: Tensor, x: Tensor, kernel: Sequence[int], stride: Any, *rest: Any) -> Any:
-    kernel, stride = list(kernel), list(stride) or list(kernel)
-    if kernel == list(x.shape[2:]):
-        return (g * (1.0 / (kernel[0] * kernel[1]))) * x.new_ones(1, 1, *kernel)
-    return NotImplemented
-
-
-def _adaptive_pool(site: Site, x: Tensor, size: Sequence[int]) -> Any:
-    return mean_hw(x) if list(size) == [1, 1] else NotImplemented
-
-
 def _view(site: Site, x: Tensor, *args: Any) -> Tensor:
     return x.reshape(site.node.meta["val"].shape)
 
@@ -147,9 +131,6 @@ RULES: Rules = {
     aten.slice_backward.default: _slice_backward,
     aten.constant_pad_nd.default: _pad,
     aten.expand.default: _expand,
-    aten.avg_pool2d.default: _avg_pool,
-    aten.avg_pool2d_backward.default: _avg_pool_backward,
-    aten._adaptive_avg_pool2d.default: _adaptive_pool,
     aten.unsqueeze.default: _view,
     aten.squeeze.dim: _view,
     aten.squeeze.default: _view,

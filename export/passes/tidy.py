@@ -24,9 +24,11 @@ _SHAPING = {aten.reshape.default, aten.expand.default, aten.slice.Tensor, aten.p
 def tidy(graph: fx.GraphModule) -> fx.GraphModule:
     """The same function in fewer nodes, to the bit."""
     _fold_constants(graph)
-    for node in graph.graph.nodes:
+    for node in list(graph.graph.nodes):
         if node.target in (aten.view.default, aten._unsafe_view.default):
             node.target = aten.reshape.default  # a view of a copy stays right when the copy goes
+        elif node.target is aten.max_pool2d_with_indices.default and all(user.args[1] == 0 for user in node.users):
+            _without_indices(graph.graph, node)
     for node in list(graph.graph.nodes):
         if node.op == "call_function" and (same := _equal_node(node)) is not None:
             node.replace_all_uses_with(same)
@@ -69,6 +71,15 @@ def _equal_node(node: fx.Node) -> fx.Node | None:
         new.meta = dict(node.meta)
         return _equal_node(new) or new
     return None
+
+
+def _without_indices(graph: fx.Graph, node: fx.Node) -> None:
+    """A pool of which only the largest values are read, not where they were."""
+    for part in list(node.users):
+        with graph.inserting_before(node):
+            pooled = graph.call_function(aten.max_pool2d.default, node.args)
+        pooled.meta = dict(part.meta)
+        part.replace_all_uses_with(pooled)
 
 
 def _join_slices(graph: fx.Graph, node: fx.Node) -> None:

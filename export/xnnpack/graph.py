@@ -41,7 +41,9 @@ class PerTensor:
 
 @dataclass(frozen=True)
 class PerImage:
-    """Float now; int8 with a scale for each image as soon as a convolution reads it ("qd8")."""
+    """Float now; int8 with a scale for each image, or for each pixel, as soon as a convolution reads it ("qd8")."""
+
+    pixels: bool = False
 
 
 Quantized = PerTensor | PerImage
@@ -100,7 +102,7 @@ class Builder:
         self.producer: dict[int, xnn.XNode] = {}
         self._constants: dict[tuple[Any, ...], int] = {}
         self._moved: dict[tuple[int, tuple[int, ...], tuple[int, ...]], tuple[Value, int]] = {}
-        self._per_image: dict[tuple[int, tuple[int, ...]], tuple[int, int]] = {}
+        self._per_image: dict[tuple[int, tuple[int, ...], bool], tuple[int, int]] = {}
         self._data = [xnn.ConstantDataOffset(0, 0)]  # number 0 means "no data"
         self._externals = 0
 
@@ -128,12 +130,12 @@ class Builder:
         self._moved[key] = (made, len(self.nodes))
         return Value(made.id, value.dims, value.shape, value.order)
 
-    def per_image(self, source: Value) -> int:
-        """A float value as int8, quantised when the program runs, for each image on its own."""
-        key = (source.id, source.dims)
+    def per_image(self, source: Value, *, pixels: bool) -> int:
+        """A float value as int8, quantised when the program runs, for each image or each pixel on its own."""
+        key = (source.id, source.dims, pixels)
         made, when = self._per_image.get(key, (INVALID, 0))
         if made == INVALID or len(self.nodes) - when > REUSE:
-            params = xnn.PerTokenDynamicQuant(len(source.dims) - 1)
+            params = xnn.PerTokenDynamicQuant(1 if pixels else len(source.dims) - 1)
             made = self._define(source.dims, xnn.XNNDatatype.xnn_datatype_qdint8, params)
             self.node(xnn.XNNConvert(input_id=source.id, output_id=made, flags=0))
         self._per_image[key] = (made, len(self.nodes))
@@ -247,7 +249,7 @@ class Builder:
     def bytes_of(self, id: int) -> int:
         """Bytes of a tensor."""
         tensor = self.tensor(id)
-        return math.prod(tensor.dims) * _WIDTH[tensor.datatype]
+        return int(math.prod(tensor.dims)) * _WIDTH[tensor.datatype]
 
     @property
     def constant_bytes(self) -> int:
@@ -265,7 +267,7 @@ class Builder:
         tensor = xnn.XNNTensorValue(kind, len(dims), list(dims), data, INVALID, 0, len(self.values))
         union = tensor if params is None else xnn.XNNQuantizedTensorValue(tensor, params)
         self.values.append(xnn.XValue(union))
-        return tensor.id_out
+        return int(tensor.id_out)
 
     def _keep(self, tensor: Tensor) -> int:
         raw = tensor.numpy().tobytes()

@@ -1,8 +1,7 @@
-"""int8 operators: what stands between a dequantising and a quantising is done in int8, where XNNPACK can do exactly that.
+"""int8 operators: what stands between dequantising and quantising is done in int8, where XNNPACK can do just that.
 
 A dequantised tensor stays int8 until an operator needs it as float. A convolution is int8 when its weight holds whole
-multiples of a scale for each output channel (export/rounding.py); nothing is rounded here that was not rounded already.
-Depthwise convolutions have no kernel that takes activations quantised at run time: those stay float.
+multiples of a scale for each output channel (export/rounding.py): nothing is rounded here that is not rounded already.
 """
 
 from collections.abc import Sequence
@@ -44,9 +43,13 @@ class Parts:
 
 
 def convolution(
-    builder: Builder, node: fx.Node, x: Value, w: Tensor, bias: Tensor | None, *, depthwise: bool
+    builder: Builder, node: fx.Node, x: Value, w: Tensor, bias: Tensor | None, *, depthwise: bool, product: bool
 ) -> Parts | None:
-    """The tensors of an int8 convolution; None where it has to be one of float numbers."""
+    """The tensors of an int8 convolution; None where it has to be one of float numbers.
+
+    A `product` is what XNNPACK makes of a 1x1 convolution with stride 1. It changes an input quantised at run time to one
+    scale for each pixel, whatever was asked for: another convolution that reads the same tensor is silently wrong.
+    """
     grid, whole = _grid_of(node), _whole(w)
     if x.quantized is None or whole is None:
         return None
@@ -55,11 +58,11 @@ def convolution(
     source, axis = builder.lay(x, NHWC), 3 if depthwise else 0
     shape = tuple(node.meta["val"].shape)
     if isinstance(x.quantized, PerImage):
-        if depthwise:
+        if depthwise or (x.quantized.pixels != product and x.shape[2:] != (1, 1)):
             return None
         filter = builder.quantized_constant(laid, scales, axis)
         added = INVALID if bias is None else builder.constant(bias).id
-        return Parts(builder.per_image(source), filter, added, builder.value(shape, NHWC))
+        return Parts(builder.per_image(source, pixels=x.quantized.pixels), filter, added, builder.value(shape, NHWC))
     products = scales * x.quantized.scale
     if grid is None or not all(_within(xnn.XNNConv2d, float(s), grid) for s in (products.min(), products.max())):
         return None
@@ -72,7 +75,7 @@ def convolution(
 
 
 def binary(kind: Any, builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value | None:
-    """A sum, difference or product of int8 tensors of one shape, or of one and a number; None where it is one of floats."""
+    """A sum, difference or product of int8 tensors of one shape, or one and a number; None where it is of floats."""
     grid, shape = _grid_of(node), tuple(node.meta["val"].shape)
     tensors = [a for a in args if isinstance(a, Value) and isinstance(a.quantized, PerTensor) and a.shape == shape]
     numbers = [n for a in args if (n := _number(a)) is not None]

@@ -14,6 +14,9 @@ from export.xnnpack.graph import INVALID, NHWC, Builder, Constant, PerImage, Per
 aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed
 
+KEEP_DIMS = 0x40
+"""XNN_FLAG_KEEP_DIMS: averages stay [N, 1, 1, C]; [N, C] would meet the columns of an image."""
+
 TRANSPOSE_WEIGHTS = 1
 """XNN_FLAG_TRANSPOSE_WEIGHTS: the matrix comes as [inputs, outputs]."""
 
@@ -71,6 +74,8 @@ def _binary(kind: Any) -> Emit:
 
 def _unary(kind: Any) -> Emit:
     def emit(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
+        if node.kwargs.get("approximate", "none") != "none":
+            raise Unsupported("gelu by another formula than that with erf")
         source = args[0]
         out = Value(
             builder.value((*source.dims,), contiguous(len(source.dims))).id, source.dims, source.shape, source.order
@@ -84,12 +89,18 @@ def _unary(kind: Any) -> Emit:
 def _clamp(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
     source: Value = args[0]
     low, high = _limits(node)
-    assert isinstance(node.args[0], fx.Node)
-    if len(node.args[0].users) == 1 and builder.clamp_into(source, low, high):
+    if _read_once(node.args[0]) and builder.clamp_into(source, low, high):
         return source
     out = Value(builder.value(source.dims, contiguous(len(source.dims))).id, source.dims, source.shape, source.order)
     builder.node(xnn.XNNClamp(input_id=source.id, output_id=out.id, flags=0), low, high)
     return out
+
+
+def _read_once(node: Any) -> bool:
+    """Whether nothing else reads the value, also not from before it was seen in another shape."""
+    while len(node.users) == 1 and node.target in (aten.reshape.default, aten.permute.default):
+        node = node.args[0]
+    return len(node.users) == 1
 
 
 def _limits(node: fx.Node) -> tuple[float | None, float | None]:
@@ -191,7 +202,7 @@ def _mean_hw(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
         raise Unsupported("mean over other than the last two of four dimensions")
     source = builder.lay(args[0], NHWC)
     out = builder.value(_shape(node), NHWC)
-    builder.node(xnn.XNNGlobalAvgPooling2d(input_id=source.id, output_id=out.id, flags=0))
+    builder.node(xnn.XNNGlobalAvgPooling2d(input_id=source.id, output_id=out.id, flags=KEEP_DIMS))
     return out
 
 
@@ -233,8 +244,9 @@ def _pool(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
     padding = _pair(args[3] if len(args) > 3 else 0)
     dilation = _pair(args[4] if len(args) > 4 else 1) if node.target is aten.max_pool2d.default else (1, 1)
     average = node.target is aten.avg_pool2d.default
-    if (len(args) > 5 and args[5] and not average) or (average and any(padding)):
-        raise Unsupported("pooling with ceil_mode, or an average over padding")
+    ceil, divisor = (args[4:5], args[6:7]) if average else (args[5:6], ())
+    if any(ceil) or any(divisor) or (average and any(padding)):
+        raise Unsupported("pooling with ceil_mode or a divisor, or an average over padding")
     source = builder.lay(builder.real(args[0]) if average else args[0], NHWC)
     out = builder.value(_shape(node), NHWC, source.quantized)
     kind = xnn.XNNAvgPooling2d if average else xnn.XNNMaxPooling2d
@@ -272,7 +284,8 @@ def _dequantize(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
 
 
 def _per_image(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
-    return replace(builder.real(args[0]), quantized=PerImage())
+    # Convolutions will quantise it; to any other operator the rounding makes no difference that it was meant to make.
+    return replace(builder.real(args[0]), quantized=PerImage(*args[1:]))
 
 
 def _as_float(builder: Builder, args: Sequence[Any]) -> Sequence[Any]:
@@ -295,8 +308,9 @@ def _convolution(builder: Builder, node: fx.Node, args: Sequence[Any]) -> Value:
     depthwise = not transposed and w.shape[1] == 1 and groups > 1
     parts = None
     if not transposed:
-        added = bias.tensor if bias else None
-        parts = int8.convolution(builder, node, x, w.tensor, added, depthwise=depthwise)
+        shift = bias.tensor if bias else None
+        product = w.shape[2:] == (1, 1) and list(stride) == [1, 1] and not any(padding) and groups == 1
+        parts = int8.convolution(builder, node, x, w.tensor, shift, depthwise=depthwise, product=product)
     if transposed:
         within, outputs = w.shape[0] // groups, w.shape[1]
         kind, filter = xnn.XNNConvTranspose2d, _transposed_filter(w.tensor, groups)

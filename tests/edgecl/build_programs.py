@@ -5,7 +5,9 @@
     busy.pte               long and short: the same convolution 24 times on a large input and once on a small one
     doubles.pte            doubles: takes float64, which edgecl does not
     unplanned.pte          unplanned: small's infer_b1 without memory for its inputs and outputs
+    looped.pte             infer_b1, infer_b4, adapt_b4, learn_b4: a learner with faults, which hyper sets
     vectors.npz            inputs and eager outputs: METHOD.in.0, METHOD.out.0, ...
+    looped.npz             the same of looped.pte
 
 The folders hold the same methods as ONNX.
 """
@@ -61,6 +63,31 @@ class Adapt(Infer):
         return logits, taps, theta - hyper * slots, slots, hyper + noise
 
 
+class AdaptWithFaults(Infer):
+    """Draws theta towards zero by `rate`, with noise. `shrink` 1 makes it zero, `poison` 1 infinite."""
+
+    def forward(  # type: ignore[override]
+        self, theta: Tensor, slots: Tensor, x: Tensor, noise: Tensor, hyper: Tensor
+    ) -> tuple[Tensor, ...]:
+        rate, shrink, poison = hyper[0:1], hyper[1:2], hyper[2:3]
+        logits, taps = super().forward(theta, x)
+        slots = slots * 0.9 + theta * 0.1
+        theta = (theta - rate * (slots + noise)) * (1 - shrink) / (1 - poison)
+        return logits, taps, theta, slots, logits.sum().reshape(1)
+
+
+class Learn(Infer):
+    """One step of gradient descent on the cross-entropy of the head, with the rate `step`."""
+
+    def forward(  # type: ignore[override]
+        self, theta: Tensor, slots: Tensor, x: Tensor, y: Tensor, hyper: Tensor
+    ) -> tuple[Tensor, ...]:
+        logits, taps = super().forward(theta, x)
+        wrong = torch.softmax(logits, 1) * y.sum(1, keepdim=True) - y
+        slope = torch.bmm(taps.t()[None], wrong[None]).reshape(-1)
+        return theta - hyper[3:4] * slope, slots * 1, wrong.sum().reshape(1)
+
+
 class Types(nn.Module):
     def forward(self, f: Tensor, i64: Tensor, i32: Tensor, u8: Tensor, b: Tensor) -> tuple[Tensor, ...]:
         return f * 2, i64 + 1, i32 + 1, u8 + 1, torch.logical_not(b)
@@ -98,6 +125,16 @@ def write_onnx(folder: Path, samples: Mapping[str, Sample]) -> None:
         )
 
 
+def write_vectors(path: Path, samples: Mapping[str, Sample]) -> None:
+    vectors: dict[str, npt.NDArray[Any]] = {}
+    for name, (module, inputs) in samples.items():
+        with torch.no_grad():
+            outputs = module(*inputs)
+        vectors |= {f"{name}.in.{i}": tensor.numpy() for i, tensor in enumerate(inputs)}
+        vectors |= {f"{name}.out.{i}": tensor.numpy() for i, tensor in enumerate(outputs)}
+    np.savez(path, allow_pickle=False, **vectors)
+
+
 def main(folder: Path) -> None:
     torch.manual_seed(0)
     encoder = Encoder()
@@ -107,6 +144,13 @@ def main(folder: Path) -> None:
         "infer_b1": (Infer(encoder), (theta, x[:1])),
         "infer_b4": (Infer(encoder), (theta, x)),
         "adapt_b4": (Adapt(encoder), (theta, slots, x, torch.randn(1), torch.full((1,), 0.01))),
+    }
+    hyper = torch.tensor([0.001, 0.0, 0.0, 1.0])
+    looped: dict[str, Sample] = {
+        "infer_b1": small["infer_b1"],
+        "infer_b4": small["infer_b4"],
+        "adapt_b4": (AdaptWithFaults(encoder), (theta, slots, x, torch.rand(CHANNELS * CLASSES), hyper)),
+        "learn_b4": (Learn(encoder), (theta, slots, x, torch.eye(CLASSES), hyper)),
     }
     types: dict[str, Sample] = {
         "types": (
@@ -126,6 +170,7 @@ def main(folder: Path) -> None:
         "short": (Repeat(conv, 1), (torch.rand(1, 64, 8, 8),)),
     }
     (folder / "small.pte").write_bytes(lower(small))
+    (folder / "looped.pte").write_bytes(lower(looped))
     (folder / "types.pte").write_bytes(lower(types))
     (folder / "busy.pte").write_bytes(lower(busy))
     (folder / "doubles.pte").write_bytes(lower({"doubles": (Double(), (torch.rand(3, dtype=torch.float64),))}))
@@ -133,13 +178,8 @@ def main(folder: Path) -> None:
     write_onnx(folder / "small", small)
     write_onnx(folder / "types", types)
 
-    vectors: dict[str, npt.NDArray[Any]] = {}
-    for name, (module, inputs) in (small | types).items():
-        with torch.no_grad():
-            outputs = module(*inputs)
-        vectors |= {f"{name}.in.{i}": tensor.numpy() for i, tensor in enumerate(inputs)}
-        vectors |= {f"{name}.out.{i}": tensor.numpy() for i, tensor in enumerate(outputs)}
-    np.savez(folder / "vectors.npz", allow_pickle=False, **vectors)
+    write_vectors(folder / "vectors.npz", small | types)
+    write_vectors(folder / "looped.npz", looped)
 
 
 if __name__ == "__main__":

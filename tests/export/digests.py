@@ -10,7 +10,7 @@ from export.trace import methods
 from tests.export import nets, pipeline
 
 
-def digests() -> dict[str, str]:
+def compiled() -> dict[str, str]:
     """SHA-256 of a step of tent on the small ResNet, as a program and as ONNX."""
     learner = Tent(pipeline.captured(nets.ResNet, open_norms=True))
     method = methods(learner, "adapt", 4, nets.batch(nets.ResNet, 4), 5)
@@ -20,4 +20,4 @@ def digests() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(digests()))
+    print(json.dumps(compiled()))

@@ -25,10 +25,15 @@ def _cases() -> dict[str, Case]:
     dense, grouped, depthwise = random(6, 4, 3, 3), random(6, 2, 3, 3), random(8, 1, 3, 3)
     bias, back = random(6), random(4, 3, 3, 3)
     one, batched = random(1, 7, 4), random(3, 4, 2)
+    same, square, vector = random(4, 4, 3, 3), random(4, 4, 4, 4), random(4)
 
     def convolution(w: Tensor, b: Tensor | None, stride: int, padding: int, dilation: int, groups: int) -> Case:
         places = [stride] * 2, [padding] * 2, [dilation] * 2
         return lambda x: (aten.convolution.default(x, w, b, *places, False, [0, 0], groups),), (image,)
+
+    def convolve(x: Tensor) -> Tensor:
+        y: Tensor = aten.convolution.default(x, same, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+        return y
 
     def unary(operator: Any, x: Tensor = image) -> Case:
         return lambda v: (operator(v),), (x,)
@@ -86,6 +91,8 @@ def _cases() -> dict[str, Case]:
         "pad": (lambda x: (aten.constant_pad_nd.default(x, [1, 2, 0, 3], 0.5),), (image,)),
         "pad channels": (lambda x: (aten.constant_pad_nd.default(x, [0, 0, 0, 0, 1, 1]),), (image,)),
         "mean": (lambda x: (aten.mean.dim(x, [2, 3], True),), (image,)),
+        "mean times an image": (
+            lambda x: (aten.mul.Tensor(y := convolve(x), aten.mean.dim(y, [2, 3], True)),), (square,)),
         "bmm": (lambda x, y: (aten.bmm.default(x, y),), (random(3, 5, 4), batched)),
         "bmm of pixels": (lambda x, y: (aten.bmm.default(aten.reshape.default(x, [1, 60, 4]), y),),
                           (random(2, 6, 5, 4), random(1, 4, 7))),
@@ -105,10 +112,37 @@ def _cases() -> dict[str, Case]:
             x, back, None, [2, 2], [1, 1], [1, 1], True, [1, 0], 1),), (image,)),
         "transposed convolution in groups": (lambda x: (aten.convolution.default(
             x, back, None, [2, 2], [1, 1], [1, 1], True, [0, 0], 2),), (image,)),
+        "one weight for both kinds": (
+            lambda x: (convolve(x), aten.convolution.default(
+                x, same, None, [2, 2], [1, 1], [1, 1], True, [1, 1], 1)), (image,)),
+        "relu of a view of what is read elsewhere": (
+            lambda x: ((y := convolve(x)), aten.relu.default(aten.reshape.default(y, [2, -1]))), (image,)),
+        "relu of a relu6": (lambda x: (aten.relu.default(aten.hardtanh.default(convolve(x), -1.0, 6.0)),), (image,)),
+        "two clamps of one sum": (
+            lambda x, y: (aten.relu.default(z := aten.add.Tensor(x, y)), aten.hardtanh.default(z, -1.0, 1.0)),
+            (image, other)),
+        "inputs and outputs twice": (lambda x: (x, (y := aten.neg.default(x)), y, x), (image,)),
+        "a constant as output": (lambda x: (matrix, aten.neg.default(x)), (image,)),
+        "an input that nothing reads": (lambda x, y: (aten.neg.default(y),), (image, other)),
+        "one output in three shapes": (
+            lambda x: ((y := aten.neg.default(x)), aten.reshape.default(y, [2, -1]),
+                       aten.permute.default(y, [0, 2, 3, 1])), (image,)),
+        "parts that overlap": (
+            lambda x: (aten.slice.Tensor(y := aten.slice.Tensor(x, 1, 1, 4), 1, 0, 2), aten.slice.Tensor(y, 1, 1, 3)),
+            (image,)),
+        "a vector against channels and rows": (
+            lambda x, v: (aten.mul.Tensor(aten.reshape.default(v, [1, 4, 1, 1]), x),
+                          aten.add.Tensor(v, aten.reshape.default(x, [-1, 4]))), (image, vector)),
+        "a number": (
+            lambda x, v: (aten.mul.Tensor(x, n := aten.reshape.default(aten.slice.Tensor(v, 0, 1, 2), [])),
+                          aten.reshape.default(aten.exp.default(n), [1])), (image, vector)),
+        "bmm, turned": (lambda x, y: (aten.bmm.default(aten.permute.default(x, [0, 2, 1]), y),),
+                        (random(1, 4, 5), random(1, 4, 6))),
         "mask in a byte": (mask, (random(2, 4, 6, 5) * torch.tensor([0.0, 1e-9, 1.0, 1e9, 1e-20]),)),
         "int8": (rounded, (4 * image,)),
         "int8 for each image": unary(
             torch.ops.edgecl.round_per_image.default, image * torch.tensor([1.0, 9.0])[:, None, None, None]),
+        "int8 for each pixel": unary(lambda x: torch.ops.edgecl.round_per_image.default(x, True), image),
     }  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """From a network, a learner or a few operators to a graph and a running program, as tests of the compiler need it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,18 @@ from tests.export import nets
 Array = npt.NDArray[Any]
 
 
-def captured(kind: type[nn.Module], dtype: torch.dtype = torch.float32, **options: Any) -> Encoder:
+def captured(
+    kind: type[nn.Module],
+    dtype: torch.dtype = torch.float32,
+    *,
+    width: int | None = None,
+    taps: Sequence[str] = (),
+    open_norms: bool = False,
+) -> Encoder:
     """One of the small networks, captured; always with the same numbers."""
     torch.manual_seed(0)
-    return capture(nets.trained(kind()).to(dtype), nets.batch(kind, 2).to(dtype), **options)
+    model = nets.trained(kind() if width is None else kind(width)).to(dtype)
+    return capture(model, nets.batch(kind, 2).to(dtype), taps=taps, open_norms=open_norms)
 
 
 def compiled(method: Flat) -> fx.GraphModule:

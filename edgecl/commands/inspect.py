@@ -1,0 +1,91 @@
+"""`edgecl inspect`: what a bundle is, what it needs, and what is in it."""
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from edgecl.bundle import Bundle, open_bundle
+from edgecl.commands.table import aligned
+from edgecl.manifest import Manifest, Method, Piece
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the id and the manifest as one JSON object.")
+def inspect(bundle: Path, as_json: bool) -> None:
+    """Show what a bundle is and what it needs.
+
+    Sizes, digests and contents of all files are checked; the program is not run.
+    """
+    with open_bundle(bundle) as opened:
+        if as_json:
+            shown = {"id": opened.id, "manifest": opened.manifest}
+            print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
+        else:
+            print(_text(opened))
+
+
+def _text(bundle: Bundle) -> str:
+    m = bundle.manifest
+    blocks = [aligned(_facts(bundle)), _methods(m.methods), _layout(m)]
+    blocks.append(aligned([("file", "bytes", "sha256"), *((f.path, str(f.bytes), f.sha256) for f in m.files)]))
+    return "\n\n".join(blocks)
+
+
+def _facts(bundle: Bundle) -> list[tuple[str, str]]:
+    m = bundle.manifest
+    hyper = ", ".join(f"{hyper.name}={hyper.value:g}" for hyper in m.learner.hyper) or "none"
+    arch = " or ".join(m.requires.arch) or "any processor"
+    how = [word for word, true in (("adapts", m.learner.adapts), ("learns from labels", m.learner.trains)) if true]
+    canaries = (
+        f"every {m.guard.canary_every} updates, floor {m.guard.canary_floor:.3f}" if m.guard.canary_every else "never"
+    )
+    return [
+        ("bundle", f"{m.name} version {m.version} (not below {m.min_version}), lineage {m.lineage}"),
+        ("id", bundle.id),
+        ("learner", f"{m.learner.name}: {' and '.join(how) or 'only answers'}"),
+        ("hyper", hyper),
+        ("input", f"{m.input.kind} {_shape(m.input.shape)}"),
+        ("classes", f"{len(m.classes)}: {_few(m.classes)}"),
+        ("canaries", f"{m.canaries.count}, {m.canaries.accuracy:.1%} right as built; checked {canaries}"),
+        ("collapse", f"below {m.guard.entropy_floor:g} nats over {m.guard.window} answers"),
+        ("budget", _mb(m.memory_budget_bytes) if m.memory_budget_bytes else "none"),
+        ("requires", f"edgecl {m.requires.edgecl}, {m.requires.engine}, {arch}, {_mb(m.requires.memory_bytes)}"),
+        ("when replaced", f"{m.learned} what was learned"),
+        ("built with", ", ".join(f"{name} {version}" for name, version in m.built_with)),
+    ]  # fmt: skip
+
+
+def _methods(methods: tuple[Method, ...]) -> str:
+    rows = [["method", "batch", "weights", "workspace", "planned", "estimated", "delegates", "outside"]]
+    for method in methods:
+        memory = method.memory
+        sizes = (memory.weights_bytes, memory.workspace_bytes, memory.planned_bytes, memory.estimated_bytes)
+        outside = ", ".join(method.outside) or "nothing"
+        rows.append([method.name, str(method.batch), *map(_mb, sizes), str(method.delegates), outside])
+    return aligned(rows)
+
+
+def _layout(m: Manifest) -> str:
+    rows = [("state", "shape", "numbers", "")]
+    for vector, pieces in (("theta", m.layout.theta), ("slots", m.layout.slots)):
+        rows += [(f"{vector}.{p.name}", _shape(p.shape), str(p.size), _note(m, vector, p)) for p in pieces]
+    total = m.layout.theta_size + m.layout.slots_size
+    return f"{aligned(rows)}\n{4 * total} bytes, layout {m.layout.digest}"
+
+
+def _note(m: Manifest, vector: str, piece: Piece) -> str:
+    return "by gradients" if vector == "theta" and piece.name in m.learner.trained else ""
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "1"
+
+
+def _few(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:.2f} MB"

@@ -1,4 +1,7 @@
-"""Profiles of boards: architecture, memory, cores, and what edgecl may take of them. One TOML a board, in `devices/`."""
+"""Profiles of boards: architecture, memory, cores, and what edgecl may take of them.
+
+One TOML a board, in `devices/`.
+"""
 
 import tomllib
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Measures what methods cost in memory, in a process that has what the running loop has and nothing else.
 
-`python -m edgecl.measure PROGRAM METHOD...` prints the JSON of `Measured`. The first method is loaded isolated, as the one
-that answers is. Inputs are zeros: memory does not depend on them.
+`python -m edgecl.measure PROGRAM METHOD...` prints the JSON of `Measured`. The first method is loaded isolated, as
+the one that answers is. Inputs are zeros: memory does not depend on them.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """What a camera or a sensor may do to source samples, for warm-up: one random domain a batch, as in a deployment.
 
-Images: brightness, contrast, saturation, defocus, grey, sensor noise, and mirroring by sample. The corruptions of the benchmarks are not
-among them as such. Vectors: gain and offset by feature, and noise.
+Images: brightness, contrast, saturation, defocus, grey, sensor noise, and mirroring by sample. The corruptions of the
+benchmarks are not among them as such. Vectors: gain and offset by feature, and noise.
 """
 
 import torch
@@ -51,7 +51,10 @@ def mirror(x: Tensor, random: torch.Generator) -> Tensor:
 
 
 def vector_domain(x: Tensor, spread: Tensor, random: torch.Generator) -> Tensor:
-    """A batch of vectors [B, ...] in a random domain; `spread` is the standard deviation of each feature on source data."""
+    """A batch of vectors [B, ...] in a random domain.
+
+    `spread` is the standard deviation of each feature on source data.
+    """
     gain = 1 + JITTER * (2 * torch.rand(x.shape[1:], generator=random) - 1)
     offset = JITTER * spread * (2 * torch.rand(x.shape[1:], generator=random) - 1)
     noise = NOISE * torch.rand((), generator=random) * spread * torch.randn(x.shape, generator=random)

@@ -88,7 +88,9 @@ def build(project: Project, destination: Path, *, fit: bool = False, say: Say = 
     say("measuring memory")
     measured = _measure(compiled)
     if budget and measured.resident_bytes > budget:
-        raise BudgetError(f"{over(compiled, budget)}; measured {measured.resident_bytes / 1e6:.1f} MB; choose a smaller batch")
+        raise BudgetError(
+            f"{over(compiled, budget)}; measured {measured.resident_bytes / 1e6:.1f} MB; choose a smaller batch"
+        )
     canaries = _canaries(held_out, tables.build.canaries)
     accuracy = _accuracy(learner, held_out, held_out.spread_out(CALIBRATION_SAMPLES))
     manifest = _manifest(project, learner, compiled, measured, len(canaries), _accuracy(learner, held_out, canaries))
@@ -141,13 +143,17 @@ def load_model(project: Project) -> nn.Module:
     tables = project.tables
     model = project.function(tables.model.factory)()
     if not isinstance(model, nn.Module):
-        raise ProjectError(f"model.factory {tables.model.factory}: it returned {type(model).__name__}, not an nn.Module")
+        raise ProjectError(
+            f"model.factory {tables.model.factory}: it returned {type(model).__name__}, not an nn.Module"
+        )
     if tables.model.weights:
         path = project.folder / tables.model.weights
         try:
             model.load_state_dict(safetensors.torch.load_file(path))
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-            raise ProjectError(f"{path}: {' '.join(str(error).split())}; it must be the state dict of the model") from None
+            raise ProjectError(
+                f"{path}: {' '.join(str(error).split())}; it must be the state dict of the model"
+            ) from None
     return model.eval()
 
 
@@ -160,11 +166,15 @@ def budget_bytes(project: Project) -> int:
 def _own(project: Project) -> Callable[..., Any]:
     name = project.tables.learner.name
     if ":" not in name:
-        raise ProjectError(f'learner.name "{name}": unknown; choose {", ".join(LEARNERS)}, or "file:Class" for your own')
+        raise ProjectError(
+            f'learner.name "{name}": unknown; choose {", ".join(LEARNERS)}, or "file:Class" for your own'
+        )
     return project.function(name)
 
 
-def _with_settings(make: Callable[..., Any], encoder: Any, settings: Mapping[str, Any], hyper: Mapping[str, float]) -> Any:
+def _with_settings(
+    make: Callable[..., Any], encoder: Any, settings: Mapping[str, Any], hyper: Mapping[str, float]
+) -> Any:
     known = list(inspect.signature(make).parameters)[1:]
     for name in settings:
         if name not in known:
@@ -185,7 +195,9 @@ def _measure(compiled: Compiled) -> Measured:
         program.write_bytes(compiled.lowered.pte)
         child = subprocess.run([sys.executable, "-m", "edgecl.measure", program, *names], capture_output=True)
     if child.returncode:
-        raise ProgramError(f"measuring memory: {child.stderr.decode().strip().splitlines()[-1:]}; this is a bug in edgecl")
+        raise ProgramError(
+            f"measuring memory: {child.stderr.decode().strip().splitlines()[-1:]}; this is a bug in edgecl"
+        )
     return msgspec.json.decode(child.stdout, type=Measured)
 
 

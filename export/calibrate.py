@@ -24,7 +24,10 @@ def calibrate(encoder: Encoder, batches: Iterable[Tensor]) -> Encoder:
     with torch.no_grad():
         for batch in batches:
             encoder(batch, norm=norm)
-    norms = [_anchored(site, from_moments(*_joined(moments), site.anchor.eps)) for site, moments in zip(encoder.norms, seen, strict=True)]
+    norms = [
+        _anchored(site, from_moments(*_joined(moments), site.anchor.eps))
+        for site, moments in zip(encoder.norms, seen, strict=True)
+    ]
     return Encoder(encoder.graph, norms, encoder.taps, encoder.input_shape, encoder.classes)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from export import quiet  # noqa: F401  before what imports torch
 from export import project as projects
+from export import quiet  # noqa: F401  before what imports torch
 from export.build import Built
 from export.build import build as build_bundle
 from export.learners.table import LEARNERS
@@ -17,14 +17,20 @@ from export.project import Project
 
 @click.command(short_help="Compile a project into a bundle.")
 @click.argument("folder", type=click.Path(path_type=Path), metavar="PROJECT")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="The bundle: FILE.ecl, or a folder. [PROJECT/NAME.ecl]")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The bundle: FILE.ecl, or a folder. [PROJECT/NAME.ecl]",
+)
 @click.option("--fit", is_flag=True, help="Take the largest batch, halving it, that keeps to the memory budget.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON.")
 def build(folder: Path, output: Path | None, fit: bool, as_json: bool) -> None:
     """Compile the project in the folder PROJECT, described by its edgecl.toml, into a bundle.
 
-    Takes the model and its source data, warms up the learner, compiles every method of it, measures the memory that each needs,
-    and holds each against PyTorch. Needs pip install 'edgecl[export]'.
+    Takes the model and its source data, warms up the learner, compiles every method of it, measures the memory that
+    each needs, and holds each against PyTorch. Needs pip install 'edgecl[export]'.
     """
     project = projects.read(folder)
     began = time.monotonic()
@@ -43,7 +49,11 @@ def build(folder: Path, output: Path | None, fit: bool, as_json: bool) -> None:
 def learners(as_json: bool) -> None:
     """List the learners that `learner.name` in edgecl.toml can name, and the numbers that each takes at run time."""
     if as_json:
-        print(json.dumps([{"name": name, "says": entry.says, "hyper": dict(entry.hyper)} for name, entry in LEARNERS.items()]))
+        print(
+            json.dumps(
+                [{"name": name, "says": entry.says, "hyper": dict(entry.hyper)} for name, entry in LEARNERS.items()]
+            )
+        )
         return
     for name, entry in LEARNERS.items():
         hyper = ", ".join(f"{key}={value:g}" for key, value in entry.hyper.items())
@@ -87,7 +97,9 @@ def _as_text(built: Built, destination: Path, project: Project) -> str:
 
 
 def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size
+    return (
+        sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else path.stat().st_size
+    )
 
 
 def _mb(count: int) -> str:

@@ -16,7 +16,10 @@ from export.passes.rematerialise import rematerialise
 from export.trace import Flat
 
 BASE_BYTES = 42_000_000
-"""The running loop without any program: Python, numpy and what else edgecl loads. Measured as edgecl/measure.py does, rounded up."""
+"""The running loop without any program.
+
+Python, numpy and what else edgecl loads. Measured as edgecl/measure.py does, rounded up.
+"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ def compile_learner(learner: Learner, x: Tensor, batch: int, classes: int, *, re
 def within(
     compile_at: Callable[[int, bool], Compiled], batch: int, budget_bytes: int, *, fit: bool, say: Callable[[str], None]
 ) -> Compiled:
-    """The program at this batch size, or with `fit` at the largest half, quarter, ... of it, within a budget (0 for none).
+    """The program at this batch size, or with `fit` at the largest half, quarter, ... of it, within a budget (0 for
+    none).
 
     Raises BudgetError naming the method, its largest tensors, and the batch that would fit.
     """

@@ -1,4 +1,7 @@
-"""A learner run by PyTorch on the host behind the interface of a program: the reference that compiled methods are held against."""
+"""A learner run by PyTorch on the host behind the interface of a program.
+
+The reference that compiled methods are held against.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -38,7 +41,9 @@ class EagerProgram:
         self._methods = {}
 
 
-def eager(learner: Learner, kind: str, batch: int, shape: Sequence[int], classes: int, dtype: torch.dtype) -> EagerProgram:
+def eager(
+    learner: Learner, kind: str, batch: int, shape: Sequence[int], classes: int, dtype: torch.dtype
+) -> EagerProgram:
     """One method of a learner, eagerly, for samples of this shape."""
     x = torch.zeros(batch, *shape, dtype=dtype)
     return EagerProgram([trace.methods(learner, kind, batch, x, classes)], dtype)

@@ -95,7 +95,7 @@ def _emit(name: str, graph: fx.GraphModule, builder: Builder) -> list[fx.Node]:
     if left:
         listed = "; ".join(f"{target}: {reason}" for target, reason in left.items())
         raise ProjectError(
-            f"{name}: these operators would stay outside the delegate: {listed}; write the model and the learner without them"
+            f"{name}: these operators would stay outside the delegate: {listed}; write model and learner without them"
         )
     return used
 

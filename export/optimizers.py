@@ -1,4 +1,7 @@
-"""Optimizers as pure functions, so that they compile into the step: parameters, gradients and slots in, new ones out."""
+"""Optimizers as pure functions, so that they compile into the step.
+
+Parameters, gradients and slots in, new ones out.
+"""
 
 from collections.abc import Sequence
 
@@ -6,7 +9,6 @@ import torch
 from torch import Tensor
 
 from export.learners import Pieces
-
 
 LR_BATCH = 64
 """Samples that learning rates are given for, as in the papers."""
@@ -33,7 +35,7 @@ def _flat(pieces: Pieces) -> Tensor:
 
 def _like(flat: Tensor, pieces: Pieces) -> Pieces:
     sizes = [piece.numel() for piece in pieces.values()]
-    parts = torch.split(flat, sizes)  # type: ignore[no-untyped-call]
+    parts = torch.split(flat, sizes)
     return {name: part.reshape(piece.shape) for (name, piece), part in zip(pieces.items(), parts, strict=True)}
 
 

@@ -1,7 +1,7 @@
 """Holds every compiled method against its eager function, and keeps the calls as the self-test of the bundle.
 
-Distance of an output: that of its change, relative to the change itself for theta and slots (so that a step in the wrong
-direction is seen), relative to the largest number for all else.
+Distance of an output: that of its change, relative to the change itself for theta and slots (so that a step in the
+wrong direction is seen), relative to the largest number for all else.
 """
 
 import tempfile

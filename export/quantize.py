@@ -5,10 +5,10 @@ what source data reached. Where they are open, what leaves a convolution has to 
 the input; there each convolution takes its input in int8 on a grid for each image, set at run time. So does every
 linear layer: its few outputs, often the logits, gain more from float than they cost.
 
-These stay float: convolutions in groups on grids set at run time (XNNPACK has none), 1x1 convolutions of few channels on
-such grids (slower in int8), 1-d convolutions, and what stands between layers, except sums of two int8 images,
-max-pooling and what only moves numbers. The mean over positions at the
-end reads int8 and computes in float: it is cheap, and another rounding would reach the logits undamped.
+These stay float: on grids set at run time, convolutions in groups (XNNPACK has none) and 1x1 convolutions of few
+channels (slower in int8); 1-d convolutions; and what stands between layers, except sums of two int8 images, max-pooling
+and what only moves numbers. The mean over positions at the end reads int8 and computes in float: it is cheap, and
+another rounding would reach the logits undamped.
 
 PyTorch's own path (torchao's pt2e with XNNPACK's quantizer) does not serve: it takes no folded weights of an encoder,
 keeps no place for a learner at the taps, its roundings have no gradient, and the padded shortcut of a residual network
@@ -61,6 +61,7 @@ _MOVING = {
 """int8 goes in and comes out, on the same grid."""
 
 _RANGE = "range_"
+
 
 def quantize(
     encoder: Encoder,
@@ -154,11 +155,14 @@ def _place_ranges(graph: fx.GraphModule) -> None:
         if _is_convolution(node):
             ensure(node.args[0])
             place(_end(node))
-        elif node.target is aten.add.Tensor and not node.kwargs:
-            if all(_comes_rounded(operand, small) for operand in node.args):
-                for operand in node.args:
-                    ensure(operand)
-                place(_end(node))
+        elif _is_sum(node) and all(_comes_rounded(operand, small) for operand in node.args):
+            for operand in node.args:
+                ensure(operand)
+            place(_end(node))
+
+
+def _is_sum(node: fx.Node) -> bool:
+    return node.target is aten.add.Tensor and not node.kwargs
 
 
 def _comes_rounded(operand: Any, small: set[fx.Node]) -> bool:

@@ -91,8 +91,8 @@ def _on(x: Tensor, scale: float, zero_point: int) -> Tensor:
 
 
 MIN_CHANNELS = 64
-"""Pixels with fewer are quicker convolved in float than quantised one by one: 64 images of 16 channels took 2.3 times as
-long in int8, of 64 channels 1.1 times, and 16 images of 96 channels 0.6 times (x86-64 with AMX, one thread)."""
+"""Pixels with fewer are convolved sooner in float than quantised one by one: 64 images of 16 channels took 2.3 times
+as long in int8, of 64 channels 1.1 times, and 16 images of 96 channels 0.6 times (x86-64 with AMX, one thread)."""
 
 When = Literal["never", "image", "pixel"]
 

@@ -1,17 +1,20 @@
-"""Batch normalisation whose statistics follow the input: a running average, trusted as far as it differs from the source by more than chance.
+"""Batch normalisation whose statistics follow the input as far as it differs from the source by more than chance.
 
 With x [B, C, H, W], its batch mean m and variance v, and the running mean and var of the stream:
 
-    d = m - mean        mean' = mean + a d        var' = var + a (v - var) + a (1 - a) d^2        a = 1 - exp(-B / memory)
+    d = m - mean    mean' = mean + a d    var' = var + a (v - var) + a (1 - a) d^2    a = 1 - exp(-B / memory)
 
-so the running pair is that of a mixture over the last `memory` samples, whatever the batch size. A fixed small rate is the robust form of RoTTA
-(Yuan et al. 2023, Eq. 3); a = 1 is batch normalisation in training mode. What normalises is the running pair drawn towards the source pair (mean_0, var_0):
+so the running pair is that of a mixture over the last `memory` samples, whatever the batch size. A fixed small rate
+is the robust form of RoTTA (Yuan et al. 2023, Eq. 3); a = 1 is batch normalisation in training mode. What normalises
+is the running pair drawn towards the source pair (mean_0, var_0):
 
-    mean* = mean_0 + w (mean' - mean_0)      w = max(0, 1 - noise / mean_c (mean' - mean_0)^2 / var_0)      (var* likewise)
+    mean* = mean_0 + w (mean' - mean_0)      w = max(0, 1 - noise / mean_c (mean' - mean_0)^2 / var_0)      (var*
+    likewise)
 
-the positive-part estimator of James and Stein (1961), one w a layer. `noise` is what the same distance would be on source data by chance alone: the
-spread between single source images, measured at build time, over the number of images that the average holds, B (2 - a) / a. On
-source data w is near 0 and the network answers as trained, at any batch size; under a shift it is near 1. (Schneider et al. 2020 mix with a fixed w.)
+the positive-part estimator of James and Stein (1961), one w a layer. `noise` is what the same distance would be on
+source data by chance alone: the spread between single source images, measured at build time, over the number of
+images that the average holds, B (2 - a) / a. On source data w is near 0 and the network answers as trained, at any
+batch size; under a shift it is near 1. (Schneider et al. 2020 mix with a fixed w.)
 """
 
 from dataclasses import dataclass
@@ -72,7 +75,10 @@ def pace(memory: Tensor, batch: int) -> Pace:
 
 
 def normalise(x: Tensor, used: Pair, gamma: Tensor, beta: Tensor, eps: Tensor) -> Tensor:
-    """(x - mean) / sqrt(var + eps) * gamma + beta. Gradients reach x, gamma and beta; the statistics count as constants."""
+    """(x - mean) / sqrt(var + eps) * gamma + beta.
+
+    Gradients reach x, gamma and beta; the statistics count as constants.
+    """
     scale = gamma * torch.rsqrt(used.var + eps)
     return x * channels(scale) + channels(beta - used.mean * scale)
 

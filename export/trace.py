@@ -82,7 +82,7 @@ def methods(learner: Learner, kind: str, batch: int, x: Tensor, classes: int) ->
         return after(step, theta, slots)
 
     y = torch.zeros(batch, classes, dtype=x.dtype)
-    table = {
+    table: dict[str, tuple[Callable[..., tuple[Tensor, ...]], Pieces, tuple[str, ...]]] = {
         "infer": (infer, {"theta": theta, "x": x}, ("logits", "taps")),
         "adapt": (
             adapt,

@@ -1,4 +1,7 @@
-"""Trains a learner's own parameters on source data with the encoder frozen, before deployment (Song et al. 2023, section 3.2)."""
+"""Trains a learner's own parameters on source data with the encoder frozen, before deployment.
+
+As in Song et al. 2023, section 3.2, with the augmentations of export/augment.py.
+"""
 
 import math
 from collections.abc import Callable
@@ -49,7 +52,11 @@ def _train(learner: Warms, data: SourceData, settings: Warmup, say: Callable[[st
             places = order[step * batch : (step + 1) * batch]
             raw = data.raw(places)
             if spread is None:
-                raw = augment.mirror(augment.image_domain(raw, random), random) if settings.mirror else augment.image_domain(raw, random)
+                raw = (
+                    augment.mirror(augment.image_domain(raw, random), random)
+                    if settings.mirror
+                    else augment.image_domain(raw, random)
+                )
             else:
                 raw = augment.vector_domain(raw, spread, random)
             loss = torch.nn.functional.cross_entropy(learner.warm(params, data.scaled(raw)), data.labels(places))
@@ -58,7 +65,9 @@ def _train(learner: Warms, data: SourceData, settings: Warmup, say: Callable[[st
             optimizer.step()
             total += loss.item()
         if not math.isfinite(total):
-            raise ProjectError(f"warmup: the loss is not finite in epoch {epoch + 1}; lower warmup.lr, now {settings.lr}")
+            raise ProjectError(
+                f"warmup: the loss is not finite in epoch {epoch + 1}; lower warmup.lr, now {settings.lr}"
+            )
         say(f"warm-up {epoch + 1}/{settings.epochs}: loss {total / steps:.3f}")
     return {name: piece.detach() for name, piece in params.items()}
 

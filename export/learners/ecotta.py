@@ -1,4 +1,4 @@
-"""ecotta: small meta networks beside frozen partitions, kept near the source by a local regulariser (Song et al. 2023, CVPR).
+"""ecotta: small meta networks beside frozen partitions, kept near the source (Song et al. 2023, CVPR).
 
 With x~_0 the first tap, F_k the frozen part between taps k-1 and k:
 
@@ -9,8 +9,9 @@ The regulariser of partition k trains that partition only. One forward pass serv
 parameters of partition k take the gradient of both, and only the entropy's goes on below (so nothing goes below the
 first partition, and the regulariser never enters a frozen one).
 
-All statistics follow the stream as in `norm` (export/statistics.py), those of the frozen partitions too; `ecotta-frozen` keeps the latter as
-trained and folds them away, as the paper does: faster, and weaker under shifts that change the early layers.
+All statistics follow the stream as in `norm` (export/statistics.py), those of the frozen partitions too; `ecotta-
+frozen` keeps the latter as trained and folds them away, as the paper does: faster, and weaker under shifts that
+change the early layers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -60,18 +61,29 @@ class Pass:
 
 
 class EcoTTA:
-    """State: of each partition BN_k's gamma and beta, Conv_k's weight, BN'_k's gamma and beta; mean and var of every normalisation."""
+    """State: of each partition BN_k's gamma and beta, Conv_k's weight, BN'_k's gamma and beta.
+
+    Mean and var of every normalisation.
+    """
 
     open_norms: ClassVar = True
     hyper: Mapping[str, float] = {"lr": 5e-3, "momentum": 0.9, "lambda": 0.5, "margin": 0.4, "memory": 64.0}
-    """`lr`: per 64 samples. `lambda`: weight of the regulariser. `margin`: of the entropy, in ln C. `memory`: samples that statistics go back."""
+    """`lr`: per 64 samples.
+
+    `lambda`: weight of the regulariser. `margin`: of the entropy, in ln C. `memory`: samples that statistics go back.
+    """
     report: Sequence[str] = ("loss", "selected", "regulariser")
     noise = 0
 
     def __init__(self, encoder: Encoder, kernel: int = 1, seed: int = 0) -> None:
-        """`kernel`: size of Conv_k. Raises ProjectError: fewer than two taps, a tap that data goes around, sizes that do not fit."""
+        """`kernel`: size of Conv_k.
+
+        Raises ProjectError: fewer than two taps, a tap that data goes around, sizes that do not fit.
+        """
         if len(encoder.taps) < 2:
-            raise ProjectError('model.taps: ecotta needs two or more: where the first partition begins (such as "layer1:in"), and each one\'s end')
+            raise ProjectError(
+                'model.taps: ecotta needs two or more: where the first partition begins ("layer1:in"), and each end'
+            )
         encoder.require_cuts()
         self.encoder, self.kernel = encoder, kernel
         self.count = len(encoder.taps) - 1
@@ -103,7 +115,9 @@ class EcoTTA:
 
     def adapt(self, theta: Pieces, slots: Pieces, x: Tensor, noise: Tensor, hyper: Pieces) -> Step:
         params, following = leaves(theta, self.trained), Following(slots, x, hyper["memory"])
-        out = self._pass(params, x, lambda name, value, g, b: following(name, value, g, b, self.anchors[name]), cut=True)
+        out = self._pass(
+            params, x, lambda name, value, g, b: following(name, value, g, b, self.anchors[name]), cut=True
+        )
         h = entropy(out.encoded.logits)
         selected = below(h, hyper["margin"] * entropy_margin(self.encoder.classes, 1.0))
         loss = mean_over(h, selected)
@@ -136,7 +150,10 @@ class EcoTTA:
         return self._pass(params, x, bn).encoded.logits
 
     def begin(self, x: Tensor) -> None:
-        """Make every BN_k pass on what it gets, for source data x [N, ...]: meta networks begin from the network as trained."""
+        """Make every BN_k pass on what it gets, for source data x [N, ...].
+
+        Meta networks begin from the network as trained.
+        """
         self.settle(self.start, x, identity=True)
 
     def settle(self, params: Pieces, x: Tensor, *, identity: bool = False) -> None:
@@ -181,7 +198,9 @@ class EcoTTA:
             if k:
                 meta = conv2d(entered[-1], params[f"{k}.conv"], None, self._stride(k), self.kernel // 2)
                 adapted = bn(f"{k}.bn", image, params[f"{k}.bn.gamma"], params[f"{k}.bn.beta"])
-                adapted = adapted + torch.relu(bn(f"{k}.meta", meta, params[f"{k}.meta.gamma"], params[f"{k}.meta.beta"]))
+                adapted = adapted + torch.relu(
+                    bn(f"{k}.meta", meta, params[f"{k}.meta.gamma"], params[f"{k}.meta.beta"])
+                )
                 partitions.append(Partition(entered[-1], image, adapted))
             entered.append(adapted.detach().requires_grad_(k > 0) if cut else adapted)
             return entered[-1].reshape(value.shape)
@@ -211,7 +230,9 @@ class EcoTTA:
         stride = tuple(-(-a // b) for a, b in zip(entered, left, strict=True))
         if any(-(-a // s) != b for a, b, s in zip(entered, left, stride, strict=True)):
             names = [tap.name for tap in self.encoder.taps[k - 1 : k + 1]]
-            raise ProjectError(f"model.taps: {names[1]} is {list(left)}, no whole part of {names[0]}'s {list(entered)}; choose other taps")
+            raise ProjectError(
+                f"model.taps: {names[1]} is {list(left)}, no part of {names[0]}'s {list(entered)}; choose other taps"
+            )
         return stride[0], stride[1]
 
 

@@ -1,7 +1,7 @@
 """norm: batch-normalisation statistics that follow the input; no gradients.
 
-Schneider et al. 2020 (NeurIPS) and Nado et al. 2020 replace the statistics by those of the batch. Here they follow the stream at
-any batch size, and stay those of the source while the input does: export/statistics.py.
+Schneider et al. 2020 (NeurIPS) and Nado et al. 2020 replace the statistics by those of the batch. Here they follow
+the stream at any batch size, and stay those of the source while the input does: export/statistics.py.
 """
 
 from collections.abc import Mapping, Sequence
@@ -72,7 +72,8 @@ def run(encoder: Encoder, theta: Pieces, x: Tensor) -> Encoded:
         used = Pair(theta[f"{name}.mean"], theta[f"{name}.var"])
         return normalise(value, used, theta[f"{name}.gamma"], theta[f"{name}.beta"], eps)
 
-    return encoder(x, norm=norm)
+    encoded: Encoded = encoder(x, norm=norm)
+    return encoded
 
 
 class Following:
@@ -100,4 +101,5 @@ def follow_encoder(encoder: Encoder, affines: Pieces, following: Following, x: T
         site = encoder.norms[index]
         return following(site.name, value, affines[f"{site.name}.gamma"], affines[f"{site.name}.beta"], site.anchor)
 
-    return encoder(x, norm=norm)
+    encoded: Encoded = encoder(x, norm=norm)
+    return encoded

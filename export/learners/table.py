@@ -24,9 +24,16 @@ class Entry:
 LEARNERS: Final[Mapping[str, Entry]] = {
     "source": Entry(Source, Source.open_norms, Source.hyper, "the network as trained; it never changes"),
     "norm": Entry(Norm, Norm.open_norms, Norm.hyper, "normalisation statistics follow the input; no gradients"),
-    "tent": Entry(Tent, Tent.open_norms, Tent.hyper, "norm, and entropy minimisation of scales and shifts (Wang et al. 2021)"),
-    "ecotta": Entry(EcoTTA, EcoTTA.open_norms, EcoTTA.hyper, "norm, and meta networks beside frozen partitions (Song et al. 2023)"),
+    "tent": Entry(
+        Tent, Tent.open_norms, Tent.hyper, "norm, and entropy minimisation of scales and shifts (Wang et al. 2021)"
+    ),
+    "ecotta": Entry(
+        EcoTTA, EcoTTA.open_norms, EcoTTA.hyper, "norm, and meta networks beside frozen partitions (Song et al. 2023)"
+    ),
     "ecotta-frozen": Entry(
-        FrozenEcoTTA, FrozenEcoTTA.open_norms, EcoTTA.hyper, "ecotta on an encoder with fixed statistics, as published: fastest"
+        FrozenEcoTTA,
+        FrozenEcoTTA.open_norms,
+        EcoTTA.hyper,
+        "ecotta on an encoder with fixed statistics, as published: fastest",
     ),
 }

@@ -1,7 +1,7 @@
 """tent: entropy minimisation of the affine parameters of batch normalisation (Wang et al. 2021, ICLR).
 
-The statistics follow the stream as in `norm`, and count as constants on the way back. The learning rate is per 64 samples, so that a bundle may
-change its batch size without changing how fast it learns.
+The statistics follow the stream as in `norm`, and count as constants on the way back. The learning rate is per 64
+samples, so that a bundle may change its batch size without changing how fast it learns.
 """
 
 from collections.abc import Mapping, Sequence

@@ -47,8 +47,8 @@ def convolution(
 ) -> Parts | None:
     """The tensors of an int8 convolution; None where it has to be one of float numbers.
 
-    A `product` is what XNNPACK makes of a 1x1 convolution with stride 1. It changes an input quantised at run time to one
-    scale for each pixel, whatever was asked for: another convolution that reads the same tensor is silently wrong.
+    A `product` is what XNNPACK makes of a 1x1 convolution with stride 1. It changes an input quantised at run time to
+    one scale for each pixel, whatever was asked for; another convolution that reads this tensor is silently wrong.
     """
     grid, whole = _grid_of(node), _whole(w)
     if x.quantized is None or whole is None:

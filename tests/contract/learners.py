@@ -47,13 +47,14 @@ def make(name: str, dtype: torch.dtype = torch.float32) -> Learner:
     source = nets.batch(kind, 128, seed=5).to(dtype)
     encoder = pipeline.captured(kind, dtype, taps=taps, open_norms=factory.open_norms)  # type: ignore[attr-defined]
     if encoder.norms:
-        encoder = calibrate(encoder, source.split(32))
+        encoder = calibrate(encoder, torch.split(source, 32))
     learner = factory(encoder, **settings)
     if warms(learner):
         learner.begin(source)
         moved = torch.Generator().manual_seed(3)  # away from the identity, as warm-up would
         start = {
-            key: piece + 0.1 * torch.randn(piece.shape, generator=moved).to(piece) for key, piece in learner.start.items()
+            key: piece + 0.1 * torch.randn(piece.shape, generator=moved).to(piece)
+            for key, piece in learner.start.items()
         }
         learner.settle(start, source)
     return learner

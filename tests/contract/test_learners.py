@@ -1,4 +1,7 @@
-"""What every learner must do, compiled: agree with its eager function in float64, and leave alone what is frozen or not selected."""
+"""What every learner must do, compiled.
+
+Agree with its eager function in float64, leave alone what is frozen or not selected.
+"""
 
 import hashlib
 from pathlib import Path
@@ -127,9 +130,7 @@ def _objective(
 
     def run(cut: bool) -> tuple[Pieces, object]:
         params, following = leaves(theta, learner.trained), Following(slots, x, hyper["memory"])
-        return params, learner._pass(
-            params, x, lambda n, v, g, b: following(n, v, g, b, learner.anchors[n]), cut=cut
-        )
+        return params, learner._pass(params, x, lambda n, v, g, b: following(n, v, g, b, learner.anchors[n]), cut=cut)
 
     whole, out = run(False)
     h = entropy(out.encoded.logits)  # type: ignore[attr-defined]

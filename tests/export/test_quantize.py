@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,8 +65,10 @@ def test_the_program_answers_as_the_eager_encoder_does(kind: type[nn.Module], op
     assert 1e-3 < pipeline.apart(want["logits"], float_logits) < ROUNDING  # it is rounded, and not too much
 
 
-@pytest.mark.parametrize("backward", ["float", "int8"])
-@pytest.mark.parametrize(("make", "open_norms"), [(EcoTTA, False), (EcoTTA, True), (Tent, True)])
+@pytest.mark.parametrize(
+    ("make", "open_norms", "backward"),
+    [(EcoTTA, False, "float"), (EcoTTA, False, "int8"), (EcoTTA, True, "int8"), (Tent, True, "int8")],
+)
 def test_a_step_of_the_program_is_that_of_the_eager_learner(
     make: type[EcoTTA | Tent], open_norms: bool, backward: Backward, tmp_path: Path
 ) -> None:
@@ -114,7 +117,7 @@ def test_the_int8_input_gradient_is_that_of_autograd_for_every_geometry() -> Non
         one, other = rounding.convolution(x, w, None, *how), torch.conv2d(x, w, None, *how)
         g = torch.randn(other.shape, generator=generator)
         (got,), (want,) = torch.autograd.grad(one, x, g), torch.autograd.grad(other, x, g)
-        assert 0 < pipeline.apart(got, want) < 0.03, (kernel, stride, padding, dilation, height)
+        assert pipeline.apart(got, want) < 0.03, (kernel, stride, padding, dilation, height)
 
 
 @pytest.mark.parametrize("channels", [8, 64])
@@ -123,20 +126,23 @@ def test_compiled_gradients_round_as_eager_ones_do(channels: int, tmp_path: Path
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, channels, 8, 8, generator=generator)
     beside = torch.randn(channels, channels, 3, 3, generator=generator)
-    graphs, wanted = {}, {}
-    for kernel, stride, padding, dilation in GEOMETRIES:
-        w = torch.randn(channels, channels, kernel, kernel, generator=generator)
 
-        def gradient(g: Tensor, w: Tensor = w, s: int = stride, p: int = padding, d: int = dilation) -> Any:
+    def gradient_of(w: Tensor, stride: int, padding: int, dilation: int) -> Callable[[Tensor], tuple[Tensor]]:
+        def gradient(g: Tensor) -> tuple[Tensor]:
             leaf = x.clone().requires_grad_(True)
-            y = rounding.convolution(leaf, w, None, [s] * 2, [p] * 2, [d] * 2)
+            y = rounding.convolution(leaf, w, None, [stride] * 2, [padding] * 2, [dilation] * 2)
             if y.shape == x.shape:
                 y = y + rounding.convolution(leaf, beside, None, [1, 1], [1, 1], [1, 1])
-            return torch.autograd.grad(y, leaf, g)
+            return torch.autograd.grad(y, leaf, g)  # type: ignore[return-value]
 
-        g = torch.randn(torch.conv2d(x, w, None, stride, padding, dilation).shape, generator=generator)
+        return gradient
+
+    graphs, wanted = {}, {}
+    for kernel, *how in GEOMETRIES:
+        w = torch.randn(channels, channels, kernel, kernel, generator=generator)
+        g = torch.randn(torch.conv2d(x, w, None, *how).shape, generator=generator)
         g = g * torch.tensor([1.0, 100.0, 0.01])[:, None, None, None]
-        name = f"{kernel}x{kernel} by {stride}, {padding} around, {dilation} apart"
+        name, gradient = f"{kernel}, {how}", gradient_of(w, *how)
         graphs[name], wanted[name] = lean(make_fx(gradient)(g), (g,)), (g, gradient(g)[0])
     program = pipeline.xnnpack(tmp_path, graphs)
     for name, (g, want) in wanted.items():
@@ -156,7 +162,7 @@ def test_folded_networks_stay_in_int8_from_the_input_to_the_last_mean() -> None:
 
 def test_masks_of_the_encoder_come_from_its_int8_activations() -> None:
     packed = []
-    for encoder in encoded(nets.ResNet, taps=TAPS):
+    for encoder in encoded(nets.ResNet, taps=("layer1", "layer2")):
         method = methods(EcoTTA(encoder), "adapt", BATCH, nets.batch(nets.ResNet, BATCH), CLASSES)
         graph = pipeline.compiled(method).graph
         packed.append(sum(len(node.args) > 1 and node.args[1] == STEP for node in graph.nodes))

@@ -17,6 +17,8 @@ class Split(nn.Module):
 
     taps: tuple[str, ...]
     """Where the first partition begins, and where each one ends, as `model.taps` of a project names them."""
+    size = 32
+    """Height and width of its input, pixels."""
 
     def stem(self, x: Tensor) -> Tensor:
         """What comes before the first partition."""
@@ -40,6 +42,9 @@ class Split(nn.Module):
 class BasicBlock(nn.Module):
     """Two convolutions and a shortcut without parameters (He et al. 2016, option A)."""
 
+    follows = (("conv1", "bn1"), ("conv2", "bn2"))
+    """Convolutions, and the normalisation behind each."""
+
     def __init__(self, entered: int, left: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(entered, left, 3, stride, 1, bias=False)
@@ -60,6 +65,7 @@ class ResNet(Split):
     """ResNet for CIFAR-10 (He et al. 2016, section 4.2)."""
 
     taps = ("layer1:in", "layer1", "layer2", "layer3")
+    follows = (("conv1", "bn1"),)
 
     def __init__(self, depth: int) -> None:
         super().__init__()
@@ -84,6 +90,8 @@ class ResNet(Split):
 
 class WideBlock(nn.Module):
     """Normalisation and ReLU before each of two convolutions (Zagoruyko and Komodakis 2016)."""
+
+    follows = (("conv1", "bn2"),)
 
     def __init__(self, entered: int, left: int, stride: int) -> None:
         super().__init__()
@@ -158,6 +166,7 @@ class MobileNetV2(Split):
     """MobileNetV2 1.0 for ImageNet (Sandler et al. 2018), its batch normalisations folded."""
 
     taps = ("body.3", "body.6", "body.13", "body.17")
+    size = 224
 
     def __init__(self) -> None:
         super().__init__()

@@ -53,10 +53,9 @@ def fold(model: Split) -> Split:
     """The model with each normalisation that follows a convolution folded into it."""
     model = copy.deepcopy(model).eval()
     for block in model.modules():
-        for convolution, norm in (("conv1", "bn1"), ("conv2", "bn2")):
-            if isinstance(getattr(block, norm, None), nn.BatchNorm2d):
-                setattr(block, convolution, fuse_conv_bn_eval(getattr(block, convolution), getattr(block, norm)))
-                setattr(block, norm, nn.Identity())
+        for convolution, norm in getattr(block, "follows", ()):
+            setattr(block, convolution, fuse_conv_bn_eval(getattr(block, convolution), getattr(block, norm)))
+            setattr(block, norm, nn.Identity())
     return model
 
 
@@ -87,9 +86,8 @@ class Metas(nn.Module):
     def __init__(self, model: Split, kernel: int) -> None:
         super().__init__()
         self.parts = nn.ModuleList()
-        size = 224 if type(model).__name__ == "MobileNetV2" else 32
         with torch.no_grad():
-            entered = model.stem(torch.zeros(1, 3, size, size))
+            entered = model.stem(torch.zeros(1, 3, model.size, model.size))
             for partition in model.partitions():
                 left = partition(entered)
                 self.parts.append(Meta(entered, left, kernel))

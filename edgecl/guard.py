@@ -64,7 +64,7 @@ class Guard:
                 COLLAPSE,
                 f"entropy of class shares {shares:.3f} nats, the floor is {self._settings.entropy_floor:.3f}",
             )
-        return Verdict("commit", good=not self._canaries)
+        return Verdict("commit")
 
     def entropy_of_shares(self) -> float | None:
         """Entropy, in nats, of the shares of classes among recent answers; None before the window is full."""
@@ -72,4 +72,4 @@ class Guard:
             return None
         shares = np.bincount(np.array(self._recent), minlength=self._classes) / len(self._recent)
         present = shares[shares > 0]
-        return float(-(present * np.log(present)).sum())
+        return abs(float((present * np.log(present)).sum()))

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import inspect
+import os
 import subprocess
 import sys
 import tempfile
@@ -188,12 +189,19 @@ def _with_settings(
 
 
 def _measure(compiled: Compiled) -> Measured:
-    """Measure in a process without torch, as on the board."""
+    """Measure in a process without torch, as on the board; in the same surroundings always."""
     names = ["infer_b1", *(name for name in compiled.methods if name != "infer_b1")]
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / contents.PROGRAM
         program.write_bytes(compiled.lowered.pte)
-        child = subprocess.run([sys.executable, "-m", "edgecl.measure", program, *names], capture_output=True)
+        kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PYTHONPATH") if name in os.environ}
+        for methods in (names[:1], names):  # the first time, Python may still have modules to compile
+            child = subprocess.run(
+                [sys.executable, "-m", "edgecl.measure", program.name, *methods],
+                capture_output=True,
+                cwd=folder,
+                env=kept | {"PYTHONHASHSEED": "0"},
+            )
     if child.returncode:
         raise ProgramError(
             f"measuring memory: {child.stderr.decode().strip().splitlines()[-1:]}; this is a bug in edgecl"

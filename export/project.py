@@ -1,9 +1,11 @@
 """Reads `edgecl.toml`, which names the user's model, source data, learner, budget: docs/formats/project.md."""
 
 import importlib.util
+import math
 import re
 import sys
 import tomllib
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,13 +143,12 @@ class Project:
     def data(self, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
         """Labelled samples, as the board would feed them. Raises ProjectError when they are of the wrong form."""
         if name.endswith(".npz"):
-            try:
-                with np.load(self.folder / name, allow_pickle=False) as file:
-                    x, y = file["x"], file["y"]
-            except (OSError, ValueError, KeyError) as error:
-                raise ProjectError(f"{self.folder / name}: {error}; it needs arrays x and y") from None
+            x, y = _arrays(self.folder / name)
         else:
-            x, y = self.function(name)()
+            pair = self.function(name)()
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise ProjectError(f"data {name}: it must return a pair (x, y)")
+            x, y = pair
         want = np.dtype(np.uint8 if self.tables.input.kind == "image" else np.float32)
         x, y = np.asarray(x), np.asarray(y)
         if (
@@ -180,17 +181,29 @@ def read(folder: Path) -> Project:
         raise ProjectError(f"{path}: {error}; see docs/formats/project.md") from None
     project = Project(path.parent.resolve(), tables)
     sample = tables.input
-    channels = sample.shape[-1] if sample.kind == "image" else sample.shape[0]
     if sample.kind == "image" and len(sample.shape) != 3:
         raise ProjectError(f"{path}: input.shape {list(sample.shape)}: an image has height, width, channels")
+    if not sample.shape:
+        raise ProjectError(f"{path}: input.shape []: a vector has one number or more")
+    channels = sample.shape[-1] if sample.kind == "image" else sample.shape[0]
     for name, values in (("mean", sample.mean), ("std", sample.std)):
         if values and len(values) != channels:
             raise ProjectError(f"{path}: input.{name} has {len(values)} numbers for {channels} channels")
-    if any(value <= 0 for value in sample.std):
-        raise ProjectError(f"{path}: input.std must be above zero")
+    if not all(math.isfinite(value) for value in sample.mean):
+        raise ProjectError(f"{path}: input.mean must be finite")
+    if not all(0 < value < math.inf for value in sample.std):
+        raise ProjectError(f"{path}: input.std must be finite and above zero")
     if len(tables.model.classes) < 2 or len(set(tables.model.classes)) != len(tables.model.classes):
         raise ProjectError(f"{path}: model.classes must name two or more different classes")
     return project
+
+
+def _arrays(path: Path) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file["x"], file["y"]
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise ProjectError(f"{path}: {error}; it needs arrays x and y") from None
 
 
 def load(folder: Path, name: str) -> Callable[..., Any]:

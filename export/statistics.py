@@ -8,8 +8,7 @@ so the running pair is that of a mixture over the last `memory` samples, whateve
 is the robust form of RoTTA (Yuan et al. 2023, Eq. 3); a = 1 is batch normalisation in training mode. What normalises
 is the running pair drawn towards the source pair (mean_0, var_0):
 
-    mean* = mean_0 + w (mean' - mean_0)      w = max(0, 1 - noise / mean_c (mean' - mean_0)^2 / var_0)      (var*
-    likewise)
+    mean* = mean_0 + w (mean' - mean_0)    w = max(0, 1 - noise / mean_c (mean' - mean_0)^2 / var_0)    (and var*)
 
 the positive-part estimator of James and Stein (1961), one w a layer. `noise` is what the same distance would be on
 source data by chance alone: the spread between single source images, measured at build time, over the number of

@@ -7,13 +7,14 @@ import msgspec
 
 from edgecl.bundle import Bundle, open_bundle
 from edgecl.commands.table import aligned
-from edgecl.manifest import Manifest, Method, Piece
+from edgecl.manifest import Manifest, Method
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--pieces", is_flag=True, help="Name every piece of theta and slots.")
 @click.option("--json", "as_json", is_flag=True, help="Print the id and the manifest as one JSON object.")
-def inspect(bundle: Path, as_json: bool) -> None:
+def inspect(bundle: Path, pieces: bool, as_json: bool) -> None:
     """Show what a bundle is and what it needs.
 
     Sizes, digests and contents of all files are checked; the program is not run.
@@ -23,12 +24,12 @@ def inspect(bundle: Path, as_json: bool) -> None:
             shown = {"id": opened.id, "manifest": opened.manifest}
             print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
         else:
-            print(_text(opened))
+            print(_text(opened, pieces=pieces))
 
 
-def _text(bundle: Bundle) -> str:
+def _text(bundle: Bundle, *, pieces: bool) -> str:
     m = bundle.manifest
-    blocks = [aligned(_facts(bundle)), _methods(m.methods), _layout(m)]
+    blocks = [aligned(_facts(bundle)), _methods(m.methods), _layout(m, pieces=pieces)]
     blocks.append(aligned([("file", "bytes", "sha256"), *((f.path, str(f.bytes), f.sha256) for f in m.files)]))
     return "\n\n".join(blocks)
 
@@ -67,16 +68,19 @@ def _methods(methods: tuple[Method, ...]) -> str:
     return aligned(rows)
 
 
-def _layout(m: Manifest) -> str:
-    rows = [("state", "shape", "numbers", "")]
-    for vector, pieces in (("theta", m.layout.theta), ("slots", m.layout.slots)):
-        rows += [(f"{vector}.{p.name}", _shape(p.shape), str(p.size), _note(m, vector, p)) for p in pieces]
+def _layout(m: Manifest, *, pieces: bool) -> str:
+    rows = [("state", "shape", "numbers", "")] if pieces else [("state", "pieces", "numbers", "by gradients")]
+    for vector, parts in (("theta", m.layout.theta), ("slots", m.layout.slots)):
+        trained = [part for part in parts if vector == "theta" and part.name in m.learner.trained]
+        if pieces:
+            for part in parts:
+                note = "by gradients" if part in trained else ""
+                rows.append((f"{vector}.{part.name}", _shape(part.shape), str(part.size), note))
+        else:
+            size, gradients = sum(part.size for part in parts), sum(part.size for part in trained)
+            rows.append((vector, str(len(parts)), str(size), str(gradients)))
     total = m.layout.theta_size + m.layout.slots_size
     return f"{aligned(rows)}\n{4 * total} bytes, layout {m.layout.digest}"
-
-
-def _note(m: Manifest, vector: str, piece: Piece) -> str:
-    return "by gradients" if vector == "theta" and piece.name in m.learner.trained else ""
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -1,4 +1,6 @@
-"""Ctrl-C and SIGTERM end a run in good order: after the sample under way, or at once while waiting for the next."""
+"""Ctrl-C, SIGTERM and a terminal that goes away end a run in good order: after the sample under way, or at once while
+it waits for the next one.
+"""
 
 import signal
 from collections.abc import Iterable, Iterator
@@ -18,7 +20,7 @@ class Interrupt:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             self._before[number] = signal.signal(number, self._catch)
         return self
 

@@ -60,9 +60,9 @@ class Printer:
             line = f"\r\x1b[K{tally.samples} samples{right}  {tally.updates} updates"
             print(line, end="", file=sys.stderr, flush=True)
 
-    def end(self, checkpoint: Path | None) -> None:
-        """Print what the run amounts to, and where its checkpoint lies."""
-        summary = self.tally.summary(checkpoint)
+    def end(self, resident_bytes: int, checkpoint: Path | None) -> None:
+        """Print what the run amounts to, what it took of memory, and where its checkpoint lies."""
+        summary = self.tally.summary(resident_bytes, checkpoint)
         if self._terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
         if self._as_json:

@@ -13,7 +13,7 @@ from typing import Final
 
 import click
 
-from edgecl import sources
+from edgecl import resident, sources
 from edgecl.bundle import read_canaries
 from edgecl.commands.interrupt import Interrupt
 from edgecl.commands.options import named_number, size
@@ -111,10 +111,12 @@ def run(
         reason = interrupt.caught or reason
         if trace is not None:
             _save(trace, loop.trace())
-        if not reason and not printer.tally.samples:
-            printer.say(f"{source}: no sample is left; give --again to run through it once more")
+        if not reason and not printer.tally.seen:
+            left = "left; give --again to run through it once more" if loop.place.position else "in it"
+            printer.say(f"{source}: no sample is {left}")
+        used = resident.resident_bytes()
         loop.close(reason)
-        printer.end(None if temporary else loop.checkpoint)
+        printer.end(used, None if temporary else loop.checkpoint)
     if printer.broken:
         return EXIT_FAILED
     return EXIT_INTERRUPTED if interrupt.caught else EXIT_OK

@@ -36,6 +36,7 @@ class Summary:
     """Median, as `update_ms`."""
     update_ms: float | None
     resident_bytes: int
+    """Memory at the end of the source, before anything was let go of."""
     peak_bytes: int
     checkpoint: str | None
     """Where what was learned lies."""
@@ -70,12 +71,17 @@ class Tally:
             self._damaged += 1
 
     @property
+    def seen(self) -> int:
+        """Samples so far, damaged ones among them."""
+        return self.samples + self._damaged
+
+    @property
     def accuracy(self) -> float | None:
         """Share of right answers so far; None without labels."""
         return self._right / self._labelled if self._labelled else None
 
-    def summary(self, checkpoint: Path | None) -> Summary:
-        """The sum of what was noted, and memory as it is now."""
+    def summary(self, resident_bytes: int, checkpoint: Path | None) -> Summary:
+        """The sum of what was noted."""
         return Summary(
             samples=self.samples,
             damaged=self._damaged,
@@ -87,8 +93,8 @@ class Tally:
             rolled_back=self._rolled_back,
             answer_ms=_median_ms(self._answers_ns),
             update_ms=_median_ms(self._updates_ns),
-            resident_bytes=resident.resident_bytes(),
-            peak_bytes=resident.peak_resident_bytes(),
+            resident_bytes=resident_bytes,
+            peak_bytes=max(resident_bytes, resident.peak_resident_bytes()),  # the kernel counts the peak less exactly
             checkpoint=None if checkpoint is None else str(checkpoint),
         )
 

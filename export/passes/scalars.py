@@ -12,7 +12,11 @@ def fold_scalars(graph: fx.GraphModule) -> fx.GraphModule:
     """conv(x * s, w) becomes conv(x, w * s), conv(x, w) * s the same, and (x * s) * t becomes x * (s t)."""
     for node in list(graph.graph.nodes):
         if node.target is aten.mul.Tensor and isinstance(node.args[1], float | int):
+            source: Any = node.args[0]
             _fold(graph, node, float(node.args[1]))
+            for done in (node, source):  # or it would still count as one who reads
+                if done.op == "call_function" and not done.users:
+                    graph.graph.erase_node(done)
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return graph

@@ -45,13 +45,13 @@ def spread(g: Tensor, dim: int, step: int, size: int) -> Tensor:
 def _slice(site: Site, x: Tensor, dim: int = 0, start: int | None = 0, end: int | None = None, step: int = 1) -> Any:
     if step == 1 or x.dim() != 4 or dim not in (2, 3):
         return NotImplemented
-    first, last = start or 0, min(x.shape[dim], x.shape[dim] if end is None else end)
+    first, last, _ = slice(start, end).indices(x.shape[dim])
     last = min(x.shape[dim], first - (first - last) // step * step)  # whole groups of step, where there are as many
     return every(x if (first, last) == (0, x.shape[dim]) else x.narrow(dim, first, last - first), dim, step)
 
 
 def _slice_backward(site: Site, g: Tensor, shape: Sequence[int], dim: int, start: int, end: int, step: int) -> Any:
-    end = min(end, shape[dim])
+    start, end, _ = slice(start, end).indices(shape[dim])
     if step > 1:
         if g.dim() != 4 or dim not in (2, 3):
             return NotImplemented
@@ -60,6 +60,11 @@ def _slice_backward(site: Site, g: Tensor, shape: Sequence[int], dim: int, start
     place = 2 * (len(shape) - 1 - dim)
     after[place], after[place + 1] = start, shape[dim] - end
     return pad(g, after) if any(after) else g
+
+
+def _select_backward(site: Site, g: Tensor, shape: Sequence[int], dim: int, index: int) -> Any:
+    at = index % shape[dim]
+    return _slice_backward(site, g.unsqueeze(dim), shape, dim % len(shape), at, at + 1, 1)
 
 
 def _pad(site: Site, x: Tensor, around: Sequence[int], value: float = 0.0) -> Any:
@@ -129,6 +134,7 @@ def _subtract_from(site: Site, x: Tensor, other: float, alpha: float = 1) -> Any
 RULES: Rules = {
     aten.slice.Tensor: _slice,
     aten.slice_backward.default: _slice_backward,
+    aten.select_backward.default: _select_backward,
     aten.constant_pad_nd.default: _pad,
     aten.expand.default: _expand,
     aten.unsqueeze.default: _view,

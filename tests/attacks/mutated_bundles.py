@@ -19,7 +19,7 @@ from edgecl.manifest import decode
 
 
 def mutate(data: bytes, chance: random.Random, *, kinds: int = 6) -> bytes:
-    """Other bytes: some flipped, zeroed or made up; or cut out, put in or cut off, which the first three kinds are not."""
+    """Other bytes: some flipped, made up or zeroed; of the further kinds, some put in, cut out or cut off."""
     changed, at = bytearray(data), chance.randrange(len(data))
     length = min(len(data) - at, chance.choice((1, 2, 8, 64, 512)))
     match chance.randrange(kinds):

@@ -114,11 +114,13 @@ def test_a_bundle_is_inspected(looped: Path) -> None:
         "input          image 8x8x3",
         "classes        4: cat, dog, owl, yak",
         "requires       edgecl 0.1.0, executorch 1.5.1, any processor, 1.05 MB",
-        "theta.head  8x4    32       by gradients",
-        "slots.mean  8x4    32",
+        "theta  1       32       32",
+        "slots  1       32       0",
         "adapt_b4  4      0.00 MB  0.00 MB    0.00 MB  0.00 MB    1          nothing",
     ):
         assert f"{line}\n" in shown.stdout
+    pieces = edgecl("inspect", looped, "--pieces").stdout
+    assert "theta.head  8x4    32       by gradients\nslots.mean  8x4    32\n256 bytes" in pieces
     told = json.loads(edgecl("inspect", looped, "--json").stdout)
     assert told["id"] == opened.id
     assert told["manifest"]["learner"]["name"] == "faulty"

@@ -6,6 +6,7 @@ import random
 import struct
 import subprocess
 import sys
+import threading
 import tracemalloc
 import zlib
 from collections.abc import Iterator
@@ -704,3 +705,69 @@ def test_the_summary_may_be_damaged_without_losing_a_record(tmp_path: Path) -> N
         found, torn = split(journal.read(tmp_path))
         assert found == records
         assert [(t.bytes_lost, t.reason) for t in torn] == [(0, "the summary is damaged; no record is missing")]
+
+
+def test_numbers_go_on_behind_the_last_sample_that_any_segment_knows(tmp_path: Path) -> None:
+    assert journal.next_seq(tmp_path / "none") == 0
+    random_bytes = random.Random(3)
+    for run, expected in enumerate((0, 500, 1000)):
+        assert journal.next_seq(tmp_path) == expected
+        with Journal(tmp_path, boot=BOOT, clock=Clock(), segment_bytes=4000) as log:
+            for seq in range(expected, expected + 500):
+                log.append(Prediction(seq=seq, latency_ns=random_bytes.getrandbits(60)))
+                if seq % 50 == 49:
+                    log.append(Update(first_seq=seq - 29, last_seq=seq - 20))  # learning is behind
+                    log.sync()
+        assert len(list(tmp_path.iterdir())) > 3 * (run + 1)
+    with Journal(tmp_path, boot=BOOT, clock=Clock()) as log:
+        log.append(journal.Run(seen=1500))
+    assert journal.next_seq(tmp_path) == 1500
+    with Journal(tmp_path, boot=BOOT, clock=Clock()) as log:
+        log.append(Update(kind=Update.LEARN, first_seq=1500, last_seq=1507))
+    assert journal.next_seq(tmp_path) == 1508
+
+
+def test_numbers_go_on_where_chunks_are_damaged(tmp_path: Path) -> None:
+    with Journal(tmp_path, boot=BOOT, clock=Clock()) as log:
+        for seq in range(40):
+            log.append(Prediction(seq=seq))
+            if seq % 10 == 9:
+                log.sync()
+    (path,) = tmp_path.iterdir()
+    data = path.read_bytes()
+    chunks = []
+    with path.open("rb") as file:
+        for record in StreamReader(file, emit_chunks=True).records:
+            if isinstance(record, McapChunk):
+                chunks.append(data.index(record.data))
+    assert len(chunks) == 4
+    for damaged, expected in ((chunks[3:], 30), (chunks[2:], 20), (chunks[:3], 40), (chunks, 0)):
+        changed = bytearray(data)
+        for at in damaged:
+            changed[at + 8] ^= 0xFF
+        path.write_bytes(changed)
+        assert journal.next_seq(tmp_path) == expected
+    for end in range(0, len(data), 7):  # and nothing that it may find makes it fail
+        path.write_bytes(data[:end])
+        assert 0 <= journal.next_seq(tmp_path) <= 40
+
+
+def test_threads_may_share_a_journal(tmp_path: Path) -> None:
+    def write(log: Journal, first: int) -> None:
+        for seq in range(first, first + 300):
+            log.append(Prediction(seq=seq))
+            if seq % 3 == 0:
+                log.sync()
+
+    with Journal(tmp_path, boot=BOOT, clock=Clock(), segment_bytes=20_000) as log:
+        threads = [threading.Thread(target=write, args=(log, 1000 * number)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(list(tmp_path.iterdir())) > 1
+    found = [record for record in journal.read(tmp_path) if isinstance(record, Prediction)]
+    assert [record.stamp.sequence for record in found] == list(range(1200))
+    for number in range(4):
+        mine = [record.seq for record in found if record.seq // 1000 == number]
+        assert mine == list(range(1000 * number, 1000 * number + 300))

@@ -117,7 +117,7 @@ def test_without_a_state_directory_nothing_is_kept(looped: Path, tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 @pytest.mark.parametrize("mode", [(), ("--sync",)], ids=["background", "sync"])
 def test_a_signal_ends_a_run_in_good_order(looped: Path, tmp_path: Path, name: str, mode: tuple[str, ...]) -> None:
     images = np.random.default_rng(5).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)

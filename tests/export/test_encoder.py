@@ -80,7 +80,7 @@ def test_nothing_in_the_encoder_asks_for_a_gradient() -> None:
 @pytest.mark.parametrize("kind", NETS)
 def test_closed_norms_leave_no_batch_normalisation_behind(kind: type[nn.Module]) -> None:
     graph = pipeline.captured(kind).graph.graph
-    assert not any("norm" in str(node.target) for node in graph.nodes)
+    assert not any("norm" in str(node.target) for node in graph.nodes if node.op == "call_function")
 
 
 def test_a_norm_behind_a_layer_adds_no_operator() -> None:
@@ -117,7 +117,12 @@ def test_open_norms_carry_their_names_and_parameters_and_standardise_what_enters
     assert isinstance(bn, nn.BatchNorm2d) and bn.running_mean is not None and bn.running_var is not None
     assert torch.equal(first.gamma, bn.weight) and torch.equal(first.beta, bn.bias)
     entered: list[Tensor] = []
-    encoder(x, norm=lambda i, value: entered.append(value) or encoder.source_norm(i, value))
+
+    def norm(index: int, value: Tensor) -> Tensor:
+        entered.append(value)
+        return encoder.source_norm(index, value)
+
+    encoder(x, norm=norm)
     raw = model.stem[0](x)
     scale = torch.sqrt(bn.running_var + bn.eps)[:, None, None]
     assert pipeline.apart(entered[0], (raw - bn.running_mean[:, None, None]) / scale) < 1e-13
@@ -136,9 +141,12 @@ def test_a_norm_without_a_layer_keeps_the_statistics_of_training() -> None:
 def test_a_norm_site_sees_an_image_whatever_the_dimensions(kind: type[nn.Module], shape: tuple[int, ...]) -> None:
     encoder = pipeline.captured(kind, open_norms=True)
     shapes: list[tuple[int, ...]] = []
-    encoder(
-        nets.batch(kind, 3), norm=lambda i, value: shapes.append(tuple(value.shape)) or encoder.source_norm(i, value)
-    )
+
+    def norm(index: int, value: Tensor) -> Tensor:
+        shapes.append(tuple(value.shape))
+        return encoder.source_norm(index, value)
+
+    encoder(nets.batch(kind, 3), norm=norm)
     assert shapes[0] == shape
 
 
@@ -146,7 +154,7 @@ def test_a_norm_site_sees_an_image_whatever_the_dimensions(kind: type[nn.Module]
 
 
 def test_taps_see_what_the_modules_give_and_take() -> None:
-    names = ("layer1", "layer2:in", "layer2.bn1", "layer3:in", "fc:in", "fc")
+    names: tuple[str, ...] = ("layer1", "layer2:in", "layer2.bn1", "layer3:in", "fc:in", "fc")
     model, x = _double(nets.ResNet), nets.batch(nets.ResNet, 3).double()
     modules = dict(model.named_modules())
     want: dict[str, Tensor] = {}
@@ -202,13 +210,13 @@ def test_taps_inside_a_residual_block_are_no_cuts(taps: tuple[str, ...], around:
 # refusals
 
 
-@pytest.mark.parametrize("tap", ["layer4", "layer1:out", ""])
+@pytest.mark.parametrize("tap", ["third", "first:out"])
 def test_a_tap_that_is_not_there_is_answered_with_those_that_are(tap: str) -> None:
     with pytest.raises(ProjectError) as error:
-        pipeline.captured(nets.ResNet, taps=(tap,))
-    assert str(error.value).startswith(f'tap "{tap}": ')
-    assert "layer3.conv2" in str(error.value)
-    assert "\n" not in str(error.value)
+        pipeline.captured(nets.Mlp, taps=(tap,))
+    assert str(error.value) == (
+        f'tap "{tap}": no such module; the model has first, bn1, second, bn2, last (":in" for an input)'
+    )
 
 
 def test_the_input_of_a_module_with_two_inputs_is_no_tap() -> None:

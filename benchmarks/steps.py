@@ -1,0 +1,189 @@
+"""Times of single steps, compiled in float and int8 and by PyTorch eager, call by call in turn; and the memory of each.
+
+PyTorch runs benchmarks/peers.py in the faster of its two memory layouts. `same function` is the learner's own eager
+function: what the compiled step was traced from, by PyTorch and its autograd.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final
+
+import cases
+import children
+import models
+import msgspec
+import numpy as np
+import peers
+import torch
+from process import Memory
+
+from edgecl.engine import open_program
+from edgecl.manifest import Kind
+from export.eager import EagerProgram
+from export.learners import Learner, adapts
+
+Call = Callable[[], object]
+
+THREADS: Final = (1, 2)
+
+LEAST_ROUNDS: Final = 5
+SHORT_S: Final = 0.005
+"""A call this short is made once untimed at the start of its turn, and several times in it."""
+TURN_S: Final = 0.01
+MOST_IN_TURN: Final = 8
+
+
+class Case(msgspec.Struct, frozen=True):
+    """A learner on a network, at one batch size."""
+
+    model: str
+    learner: str
+    kernel: int
+    """Of EcoTTA's meta convolutions; 1 for others."""
+    batch: int
+
+    @property
+    def title(self) -> str:
+        kernel = f" {self.kernel}×{self.kernel}" if self.learner.startswith("ecotta") else ""
+        return f"{self.learner}{kernel}"
+
+
+class Time(msgspec.Struct, frozen=True):
+    """Of many calls."""
+
+    median_ms: float
+    least_ms: float
+    calls: int
+
+
+class Timed(msgspec.Struct, frozen=True):
+    """One method by everything that can run it: `float`, `int8`, `torch`, `same function`."""
+
+    case: Case
+    kind: Kind
+    threads: int
+    layout: str
+    """The memory layout that served PyTorch better."""
+    times: Mapping[str, Time]
+
+    def ratio(self, precision: str) -> float:
+        """Median against PyTorch's."""
+        return self.times[precision].median_ms / self.times["torch"].median_ms
+
+
+class Used(msgspec.Struct, frozen=True):
+    """Memory of one case at one precision, or in PyTorch."""
+
+    case: Case
+    by: str
+    """`float`, `int8` or `torch`."""
+    workspace_bytes: Mapping[str, int]
+    """Of each kind of method, measured; empty for PyTorch."""
+    process: Memory
+
+
+def all_cases() -> list[Case]:
+    """Every case, small ones first."""
+    resnet = [("source", 1), ("norm", 1), ("tent", 1), ("ecotta", 1), ("ecotta", 3), ("ecotta-frozen", 1), ("ecotta-frozen", 3)]
+    found = [Case("resnet20", learner, kernel, batch) for batch in (1, 16, 64) for learner, kernel in resnet]
+    return found + [Case("mobilenet_v2", learner, 1, batch) for batch in (1, 8) for learner in ("source", "ecotta")]
+
+
+def run(cases_wanted: Sequence[Case]) -> Iterator[tuple[list[Timed], list[Used]]]:
+    """Times and memory of each case, as they are found."""
+    learners: dict[tuple[str, str, int], list[tuple[Learner, torch.Tensor]]] = {}
+    for case in cases_wanted:
+        key = (case.model, case.learner, case.kernel)
+        if key not in learners:
+            learners[key] = [_learner(case, precision) for precision in cases.PRECISIONS]
+        with tempfile.TemporaryDirectory() as folder:
+            yield _case(case, learners[key], Path(folder))
+
+
+def _learner(case: Case, precision: str) -> tuple[Learner, torch.Tensor]:
+    project = cases.project(case.model, case.learner, precision, kernel=case.kernel, epochs=0)
+    learner, source = cases.learner_of(project)
+    return learner, source.inputs(source.spread_out(64))
+
+
+def _case(case: Case, learners: Sequence[tuple[Learner, torch.Tensor]], folder: Path) -> tuple[list[Timed], list[Used]]:
+    learner, x = learners[0]
+    kinds: list[Kind] = ["infer", "adapt"] if adapts(learner) else ["infer"]
+    made = {}
+    for precision, (own, samples) in zip(cases.PRECISIONS, learners, strict=True):
+        wanted = list(dict.fromkeys([("infer", 1), *((kind, case.batch) for kind in kinds)]))
+        made[precision] = cases.compiled(own, samples, wanted, learner.encoder.classes)  # type: ignore[arg-type]
+        (folder / f"{precision}.pte").write_bytes(made[precision].pte)
+    timed = []
+    for threads in THREADS:
+        torch.set_num_threads(threads)
+        for kind in kinds:
+            name = f"{kind}_b{case.batch}"
+            opened = {p: open_program(folder / f"{p}.pte", methods=[name], threads=threads) for p in cases.PRECISIONS}
+            calls = {p: _executes(opened[p], name, cases.arrays(made[p].methods[name])) for p in cases.PRECISIONS}
+            layout, calls["torch"] = _peer(case, kind, x[: case.batch])
+            if kind == "adapt":
+                method = made["float"].methods[name]
+                calls["same function"] = _executes(EagerProgram([method]), name, cases.arrays(method))
+            timed.append(Timed(case, kind, threads, layout, alternate(calls, 1.0 + 0.05 * case.batch)))
+            for program in opened.values():
+                program.close()
+    with ThreadPoolExecutor(2) as pool:
+        in_torch = pool.submit(children.of_torch, case.model, case.learner, case.kernel, case.batch)
+        used = [_used(case, precision, folder / f"{precision}.pte", list(made[precision].methods), kinds) for precision in made]
+        used.append(Used(case, "torch", {}, in_torch.result()))
+    return timed, used
+
+
+def _executes(program: Any, method: str, given: Sequence[Any]) -> Call:
+    return lambda: program.execute(method, given)
+
+
+def _peer(case: Case, kind: Kind, x: torch.Tensor) -> tuple[str, Call]:
+    """The peer's step in the faster layout."""
+    make = {"adapt": peers.adapt_step, "infer": peers.infer_step}[kind]
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        model = getattr(models, case.model)().to(memory_format=layout)
+        step, batch = make(case.learner, model, case.kernel), x.to(memory_format=layout)
+        call = lambda step=step, batch=batch: step(batch)  # noqa: E731  two variants of one call
+        call()
+        found.append((min(_seconds(call) for _ in range(3)), str(layout).removeprefix("torch."), call))
+    _, layout_name, call = min(found, key=lambda item: item[0])
+    return layout_name, call
+
+
+def alternate(calls: Mapping[str, Call], budget_s: float) -> dict[str, Time]:
+    """Time calls in turn, so that whatever else the machine does meets all of them alike."""
+    first = {}
+    for name, call in calls.items():
+        call()
+        first[name] = min(_seconds(call), _seconds(call))
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    end = time.perf_counter() + budget_s
+    rounds = 0
+    while rounds < LEAST_ROUNDS or time.perf_counter() < end:
+        rounds += 1
+        for name, call in calls.items():
+            if first[name] < SHORT_S:
+                call()  # after another's turn, threads sleep and caches are cold
+            for _ in range(max(1, min(MOST_IN_TURN, int(TURN_S / first[name])))):
+                found[name].append(_seconds(call))
+    return {
+        name: Time(1e3 * float(np.median(seconds)), 1e3 * min(seconds), len(seconds)) for name, seconds in found.items()
+    }
+
+
+def _seconds(call: Call) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def _used(case: Case, precision: str, program: Path, methods: list[str], kinds: Sequence[Kind]) -> Used:
+    costs = children.costs(program, methods)
+    workspace = {kind: costs[f"{kind}_b{case.batch}"].workspace_bytes for kind in kinds}
+    return Used(case, precision, workspace, children.of_program(program, methods))

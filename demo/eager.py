@@ -1,7 +1,7 @@
 """The same learner on the same stream in PyTorch, for comparison: `python -m demo.eager LEARNER STREAM`.
 
-It answers image by image and adapts to every full batch, as `edgecl run --sync` does, and prints the same events. LEARNER
-is a file that `save` wrote elsewhere, so that this process has loaded PyTorch and nothing that builds bundles.
+It answers image by image and adapts to every full batch, as `edgecl run --sync` does, and prints the same events.
+LEARNER is a file that `save` wrote elsewhere, so that this process loads PyTorch and nothing that builds bundles.
 """
 
 import pickle
@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import safetensors.torch
 import torch
 from torch import fx
 
@@ -36,7 +37,8 @@ def save(folder: Path, bundle: Path, path: Path) -> None:
     project = projects.read(folder)
     learner = _as_built(project, SourceData(*project.data(project.tables.data.train), project.given), bundle)
     stock, graph = learner.encoder.graph, fx.Graph()
-    graph.output(graph.graph_copy(stock.graph, {}))
+    (logits,) = graph.graph_copy(stock.graph, {})  # type: ignore[misc]
+    graph.output(logits)  # torch.export's own graph does not pickle
     learner.encoder.graph = fx.GraphModule(stock, graph)
     with path.open("wb") as file:
         marks = [{key: node.meta[key] for key in ("tap", "norm") if key in node.meta} for node in _calls(learner)]
@@ -56,9 +58,8 @@ def main(path: Path, stream: Path) -> None:
 
 def _as_built(project: Project, source: SourceData, path: Path) -> Learner:
     """What a build makes of the project, with what was trained taken from its bundle."""
-    from export.build import load_model  # late: it brings executorch along
-
-    entry, network = LEARNERS[project.tables.learner.name], load_model(project)
+    entry, network = LEARNERS[project.tables.learner.name], project.function(project.tables.model.factory)()
+    network.load_state_dict(safetensors.torch.load_file(project.folder / str(project.tables.model.weights)))
     encoder = capture(network, source.inputs(slice(0, 2)), taps=project.tables.model.taps, open_norms=entry.open_norms)
     parts = np.array_split(np.arange(len(source)), -(-len(source) // CALIBRATION_BATCH))
     learner = entry.make(calibrate(encoder, (source.inputs(places) for places in parts)))

@@ -5,7 +5,7 @@ An image is uint8 [height, width, 1]. The same seed gives the same stream, bit b
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,6 @@ from PIL import Image, ImageFilter
 from demo.model import Images, Labels
 
 Random = np.random.Generator
-Floats = npt.NDArray[np.float64]
 
 NOISE: Final = 30
 """Standard deviation, of 255 grey levels."""
@@ -103,7 +102,7 @@ def stream(x: Images, y: Labels, *, each: int, seed: int) -> Stream:
     return Stream(np.concatenate(images), np.concatenate(labels), tuple(SHIFTS), each)
 
 
-def _whole(x: Floats) -> Images:
+def _whole(x: npt.NDArray[Any]) -> Images:
     return x.clip(0, 255).round().astype(np.uint8)
 
 

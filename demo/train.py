@@ -27,7 +27,7 @@ def train(weights: Path, *, epochs: int = EPOCHS) -> float:
     optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=epochs * steps)
     for _ in range(epochs):
-        for places in torch.randperm(len(x))[: steps * BATCH].split(BATCH):
+        for places in torch.randperm(len(x))[: steps * BATCH].reshape(steps, BATCH):
             loss = cross_entropy(network(_moved(x[places])), y[places])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

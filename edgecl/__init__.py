@@ -15,15 +15,23 @@ __version__ = "0.1.0"
 __all__ = ["Answer", "Loop", "Settings", "__version__", "open"]
 
 
-def open(bundle: str | PathLike[str], *, state: str | PathLike[str], **settings: Any) -> "Loop":
+def open(
+    bundle: str | PathLike[str],
+    *,
+    state: str | PathLike[str],
+    source: str = "",
+    again: bool = False,
+    **settings: Any,
+) -> "Loop":
     """Open a bundle with a state directory, where it keeps what it learns. `settings` are the fields of `Settings`.
 
-    Raises SettingError, StoreError, BundleError, ProgramError, JournalError.
+    `source` names where the samples come from: `Loop.place` is where an earlier run got to in it; with `again`, its
+    start. Raises SettingError, StoreError, BundleError, ProgramError, JournalError.
     """
     from edgecl.loop import Loop
     from edgecl.settings import Settings
 
-    return Loop(Path(bundle), Path(state), Settings(**settings))
+    return Loop(Path(bundle), Path(state), Settings(**settings), source=source, again=again)
 
 
 def __getattr__(name: str) -> Any:

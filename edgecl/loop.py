@@ -336,7 +336,7 @@ class Loop:
     def _run_record(self, source: str, hyper: dict[str, float], budget_bytes: int) -> journal.Run:
         settings, manifest = self._settings, self.manifest
         told = {
-            **hyper,
+            **{f"hyper.{name}": value for name, value in hyper.items()},
             "sync": settings.sync,
             "wait": settings.wait,
             "checkpoint_every": settings.checkpoint_every,

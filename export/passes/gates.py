@@ -37,9 +37,9 @@ def masked(g: Tensor, y: Tensor) -> Tensor:
     """g where y > 0, else 0; y >= 0, and only one byte of it is kept."""
     if g.dim() != 4:
         return g * gate(y)
-    packed = quantized.quantize_per_tensor.default(y, STEP, *_QPARAMS)
+    packed = quantized.quantize_per_tensor.default(y.to(torch.float32), STEP, *_QPARAMS)
     mask: Tensor = quantized.dequantize_per_tensor.default(packed, STEP, *_QPARAMS)
-    return g * mask * (1 / STEP)
+    return g * mask.to(g.dtype) * (1 / STEP)
 
 
 def _relu_backward(site: Site, g: Tensor, result: Tensor, threshold: float) -> Any:

@@ -122,7 +122,8 @@ def test_the_journal_names_the_run_and_its_end(looped: Path, tmp_path: Path, ima
     with open_bundle(looped) as bundle:
         assert (run.bundle, run.digest) == (bundle.id, read_state(bundle).digest)
     assert (run.name, run.learner, run.source, run.seen, run.step) == ("looped", "faulty", "npz:a.npz", 0, 0)
-    assert {"rate": "0.001", "sync": "False", "wait": "True"}.items() <= {s.name: s.value for s in run.settings}.items()
+    settings = {setting.name: setting.value for setting in run.settings}
+    assert {"hyper.rate": "0.001", "sync": "False", "wait": "True"}.items() <= settings.items()
     assert [(p.position, p.y) for p in predictions] == [(2 * i, i % 4) for i in range(9)]
     assert [(d.position, d.reason) for d in only(Damaged, tmp_path)] == [(18, "cut off")]
     (checkpoint,) = only(Checkpoint, tmp_path)

@@ -74,7 +74,7 @@ def test_json_is_the_journal(looped: Path, stream: Path, tmp_path: Path, mode: t
             assert (event["kind"], event["digest"], event["committed"]) == ("adapt", record.digest, True)
             np.testing.assert_array_equal(np.array(event["report"], np.float32), np.array(record.report, np.float32))
         elif isinstance(record, journal.Run):
-            assert event["settings"]["rate"] == "0.001"
+            assert event["settings"]["hyper.rate"] == "0.001"
     right = sum(event["label"] == event["y"] for event in told if event["event"] == "prediction")
     assert (summary["samples"], summary["updates"], summary["accuracy"]) == (21, 5, pytest.approx(right / 21))
     assert told[-1]["reason"] == "limit"

@@ -108,6 +108,19 @@ def test_gradients_stop_at_the_ends_of_an_activation_and_pass_elsewhere() -> Non
         assert g.tolist() == mask
 
 
+@pytest.mark.parametrize("activation", ["relu", "clamp"])
+def test_masks_are_made_in_int8(activation: rounding.Activation, tmp_path: Path) -> None:
+    def gradient(x: Tensor, g: Tensor) -> tuple[Tensor, ...]:
+        leaf = x.detach().requires_grad_(True)
+        return torch.autograd.grad(rounding.rounded(leaf, 0.02, -128, activation), leaf, g)
+
+    x, g = torch.linspace(-1, 7, 2 * 4 * 6 * 5).reshape(2, 4, 6, 5), torch.randn(2, 4, 6, 5)
+    graph = lean(make_fx(gradient)(x, g), (x, g))
+    (got,) = pipeline.xnnpack(tmp_path, {"mask": graph}).execute("mask", pipeline.arrays((x, g)))
+    assert torch.equal(torch.from_numpy(got), gradient(x, g)[0])
+    assert Counter(lower({"mask": graph}).operators["mask"])["Convert"] == 2  # x to int8, and the mask from it
+
+
 def test_the_int8_input_gradient_is_that_of_autograd_for_every_geometry() -> None:
     generator = torch.Generator().manual_seed(0)
     for kernel, stride, padding, dilation, height in itertools.product((1, 2, 3), (1, 2, 3), (0, 1, 2), (1, 2), (7, 8)):

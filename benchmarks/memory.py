@@ -1,0 +1,148 @@
+"""Memory of the whole running command, and of one large step, beside what PyTorch needs for the same."""
+
+import math
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+import cases
+import children
+import data
+import models
+import msgspec
+import numpy as np
+import peers
+import torch
+from process import Memory
+from torch import Tensor, nn
+
+from export.build import build
+from export.compile import compile_learner
+
+SAMPLES: Final = 1000
+"""Of `gaussian_noise`, for the running command: 62 updates of 16."""
+COMMAND_BATCH: Final = 16
+
+WIDE_BATCH: Final = 64
+
+
+class Command(msgspec.Struct, frozen=True):
+    """`edgecl run` from start to end: answers, updates in the background, journal and checkpoints."""
+
+    precision: str
+    process: Memory
+    said: str
+    """The last line that it printed."""
+
+
+class Wide(msgspec.Struct, frozen=True):
+    """`adapt` on WRN-40-2 with four partitions, batch 64."""
+
+    learner: str
+    kernel: int
+    recompute: bool
+    """Whether arithmetic is done twice to keep less, as a build does that would pass its budget."""
+    estimated_bytes: int
+    workspace_bytes: int
+    weights_bytes: int
+    process: Memory
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """What autograd keeps between the forward pass and the backward pass, parameters not counted."""
+
+    what: str
+    bytes: int
+
+
+class Found(msgspec.Struct, frozen=True):
+    """All of it."""
+
+    commands: list[Command]
+    torch: Memory
+    """A process that does the work of the commands in PyTorch eager."""
+    wide: list[Wide]
+    kept: list[Kept]
+    wide_torch: Memory
+
+
+def run() -> Found:
+    """Measure everything."""
+    return Found(
+        commands=[_command(precision) for precision in cases.PRECISIONS],
+        torch=children.of_torch("resnet20", "ecotta", 1, COMMAND_BATCH),
+        wide=[found for learner, kernel in (("ecotta-frozen", 1), ("ecotta-frozen", 3), ("ecotta", 3)) for found in _wide(learner, kernel)],
+        kept=_kept(),
+        wide_torch=children.of_torch("wrn40_2", "ecotta-frozen", 3, WIDE_BATCH),
+    )
+
+
+def _command(precision: str) -> Command:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        project = cases.project("resnet20", "ecotta", precision, batch=COMMAND_BATCH, epochs=0)
+        build(project, folder / "bundle.ecl").bundle.close()
+        x, y = data.corrupted("gaussian_noise")
+        np.savez(folder / "stream.npz", x=x[:SAMPLES], y=y[:SAMPLES])
+        words = [sys.executable, "-m", "edgecl", "run", str(folder / "bundle.ecl")]
+        process, said = children.of_command([*words, "--source", f"npz:{folder / 'stream.npz'}", "--state", str(folder / "state")])
+        return Command(precision, process, said.strip().splitlines()[-1])
+
+
+def _wide(learner: str, kernel: int) -> Iterable[Wide]:
+    """Without and with recomputation."""
+    own, source = cases.learner_of(cases.project("wrn40_2", learner, "float", kernel=kernel, epochs=0))
+    x = source.inputs(source.spread_out(WIDE_BATCH))
+    adapt = f"adapt_b{WIDE_BATCH}"
+    for recompute in (False, True):
+        made = compile_learner(own, x, WIDE_BATCH, len(data.CLASSES), recompute=recompute)
+        with tempfile.TemporaryDirectory() as folder:
+            program = Path(folder) / "program.pte"
+            program.write_bytes(made.lowered.pte)
+            cost = children.costs(program, ["infer_b1", adapt])[adapt]
+            process = children.of_program(program, ["infer_b1", adapt])
+        estimate = made.lowered.estimates[adapt].workspace_bytes
+        yield Wide(learner, kernel, recompute, estimate, cost.workspace_bytes, cost.weights_bytes, process)
+
+
+def _kept() -> list[Kept]:
+    """For the entropy of one batch, on WRN-40-2 as its authors wrote it."""
+    x = torch.randn(WIDE_BATCH, 3, 32, 32)
+    everything = models.wrn40_2().train()
+    affine = models.wrn40_2().train().requires_grad_(False)
+    for module in affine.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.requires_grad_(True)
+    frozen = models.wrn40_2().requires_grad_(False)
+    metas = peers.Metas(frozen, 3).train()
+
+    def ecotta() -> Tensor:
+        entered = frozen.stem(x)
+        for partition, meta in zip(frozen.partitions(), metas.parts, strict=True):
+            entered = meta(entered, partition(entered))
+        return frozen.head(entered)
+
+    return [
+        Kept("all parameters trained", _kept_bytes([everything], lambda: everything(x))),
+        Kept("TENT", _kept_bytes([affine], lambda: affine(x))),
+        Kept("EcoTTA, K = 4, meta convolutions 3×3", _kept_bytes([frozen, metas], ecotta)),
+    ]
+
+
+def _kept_bytes(owners: list[nn.Module], forward: Callable[[], Tensor]) -> int:
+    """Bytes of the storages that autograd keeps for the backward pass of the mean entropy."""
+    own = {tensor.untyped_storage().data_ptr() for owner in owners for tensor in (*owner.parameters(), *owner.buffers())}
+    seen: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = peers.entropy(forward()).mean()
+    assert math.isfinite(float(loss)) and loss.requires_grad  # the graph, and all that it keeps, lives until here
+    return sum(seen.values())

@@ -15,14 +15,14 @@ from demo.table import Result
 WINDOW: Final = 64
 """Images that the error is taken over."""
 COLOURS: Final = {"source": "#8a8a8a", "norm": "#3b75af", "tent": "#e08a1e", "ecotta": "#2e8b57"}
-EXAMPLES: Final = 3
+EXAMPLES: Final = 2
 """Images shown of each shift."""
 
 
 def draw(results: Sequence[Result], stream: Stream, path: Path) -> None:
     """Write the picture as PNG."""
     figure, (above, axes) = pyplot.subplots(
-        2, 1, figsize=(12, 5.6), height_ratios=(1, 5), sharex=True, layout="constrained"
+        2, 1, figsize=(12, 5.4), height_ratios=(0.85, 5), sharex=True, layout="constrained"
     )
     count, each = len(stream.names), stream.each
     for number, name in enumerate(stream.names):
@@ -35,7 +35,7 @@ def draw(results: Sequence[Result], stream: Stream, path: Path) -> None:
     for result in results:
         colour = COLOURS.get(result.learner)
         axes.plot(100 * _recent(result.wrong, each), color=colour, linewidth=1.8, label=_label(result))
-    axes.set(ylim=(0, 100), xlim=(0, count * each), ylabel=f"error, % of the last {WINDOW} images")
+    axes.set(ylim=(-1, 100), xlim=(0, count * each), ylabel=f"error, % of the last {WINDOW} images")
     axes.set_xlabel("images since deployment")
     axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     axes.legend(loc="upper right", frameon=True, framealpha=0.95, edgecolor="none")
@@ -49,8 +49,8 @@ def draw(results: Sequence[Result], stream: Stream, path: Path) -> None:
 
 def _examples(axes: Axes, stream: Stream, start: int) -> None:
     """The first images under a shift, side by side."""
-    width = stream.each / (EXAMPLES + 0.4)
-    margin = 0.2 * width
+    width = stream.each / (EXAMPLES + 0.5)
+    margin = 0.25 * width
     for place in range(EXAMPLES):
         left = start + margin + place * width
         extent = (left + 0.04 * width, left + 0.96 * width, 0.0, 1.0)

@@ -21,7 +21,7 @@ class Worker:
     def check(self) -> None:
         """Raise what made a job fail."""
         if self._failure:
-            pass
+            raise self._failure
 
     def offer(self, job: Job, *, wait: bool) -> bool:
         """Run a job when those before it are done. While one runs and one waits, wait as well, or say False."""

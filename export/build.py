@@ -289,7 +289,8 @@ def _manifest(
         guard=Guard(
             canary_every=CANARY_EVERY,
             canary_floor=round(max(0.0, accuracy - CANARY_DROP), 4),
-            entropy_floor=round(COLLAPSE_SHARE * float(np.log(classes)), 4),
+            # Without trained pieces, answers of one class tell of the scene, not of the learner.
+            entropy_floor=round(COLLAPSE_SHARE * float(np.log(classes)), 4) if learner.trained else 0.0,
             window=WINDOW,
         ),
         canaries=Canaries(count=canaries, accuracy=accuracy),

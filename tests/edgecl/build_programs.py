@@ -64,14 +64,15 @@ class Adapt(Infer):
 
 
 class AdaptWithFaults(Infer):
-    """Draws theta towards zero by `rate`, with noise. `shrink` 1 makes it zero, `poison` 1 infinite."""
+    """Moves theta by `rate` away from what was seen, with noise. `shrink` 1 makes it zero, `poison` 1 infinite."""
 
     def forward(  # type: ignore[override]
         self, theta: Tensor, slots: Tensor, x: Tensor, noise: Tensor, hyper: Tensor
     ) -> tuple[Tensor, ...]:
         rate, shrink, poison = hyper[0:1], hyper[1:2], hyper[2:3]
         logits, taps = super().forward(theta, x)
-        slots = slots * 0.9 + theta * 0.1
+        seen = taps.mean(0)[:, None].expand(CHANNELS, CLASSES).reshape(-1)
+        slots = slots * 0.9 + (theta + seen) * 0.1
         theta = (theta - rate * (slots + noise)) * (1 - shrink) / (1 - poison)
         return logits, taps, theta, slots, logits.sum().reshape(1)
 

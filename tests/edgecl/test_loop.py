@@ -361,6 +361,17 @@ def test_a_bundle_without_a_learner_only_answers(make_bundle: MakeBundle, tmp_pa
     assert len(only(Prediction, tmp_path / "state")) == 20
 
 
+def test_what_only_answers_keeps_its_place_when_it_is_stopped(
+    make_bundle: MakeBundle, tmp_path: Path, images: Pixels
+) -> None:
+    bundle = make_bundle(tmp_path / "b.ecl", methods=("infer_b1",))
+    with Loop(bundle, tmp_path / "state", Settings(), source="images") as loop:
+        predict(loop, images[:10])
+        loop.close("stopped")
+    with Loop(bundle, tmp_path / "state", Settings(), source="images") as loop:
+        assert loop.place.position == 10
+
+
 def test_a_sample_of_another_form_is_refused_and_not_counted(looped: Path, tmp_path: Path, images: Pixels) -> None:
     with Loop(looped, tmp_path, SYNC) as loop:
         with pytest.raises(ProgramError, match=r"sample: uint8\[8, 8\], the bundle takes uint8\[8, 8, 3\]"):

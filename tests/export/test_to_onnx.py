@@ -13,6 +13,7 @@ from export.learners.ecotta import EcoTTA
 from export.learners.norm import Norm
 from export.learners.source import Source
 from export.learners.tent import Tent
+from export.quantize import quantize
 from export.to_onnx import TRANSLATIONS, to_onnx
 from export.trace import Flat, methods
 from export.xnnpack.operators import OPERATORS
@@ -27,6 +28,9 @@ LEARNERS: dict[str, tuple[type[Source | Norm | Tent | EcoTTA], str, tuple[str, .
     "tent": (Tent, "adapt", ("layer3",)),
     "ecotta": (EcoTTA, "adapt", ("stem", "layer1", "layer2", "layer3")),
 }
+
+FLIPS = 1e-2
+"""In int8, relative to what changes: an activation halfway between two steps of the grid may go either way."""
 
 TOLERANCE = 2e-5
 """Of numbers up to one, after ten steps in float32. One wrong operator shows as 1e-2 or more."""
@@ -76,6 +80,20 @@ def test_ten_steps_agree_with_the_delegate_and_with_float64(name: str, tmp_path:
         exact |= {n: want[n].detach() for n in ("theta", "slots") if n in want}
     if kind == "adapt":  # all of this would be true of a step that does nothing
         assert pipeline.apart(exact["theta"], double.example[0]) > 100 * TOLERANCE
+
+
+def test_a_step_with_an_encoder_in_int8_agrees_with_eager(tmp_path: Path) -> None:
+    plain = pipeline.captured(nets.Depthwise, open_norms=True)
+    small = quantize(plain, [nets.batch(nets.Depthwise, 16, seed=1)], backward="int8")
+    method = methods(Tent(small), "adapt", BATCH, nets.batch(nets.Depthwise, BATCH), CLASSES)
+    program = pipeline.onnxruntime(tmp_path, {method.name: pipeline.compiled(method)})
+    got = dict(zip(method.outputs, program.execute(method.name, pipeline.arrays(method.example)), strict=True))
+    want = dict(zip(method.outputs, method.run(*method.example), strict=True))
+    before = dict(zip(method.inputs, method.example, strict=True))
+    for output in want:
+        start = before.get(output, torch.zeros(()))
+        change = (want[output] - start).norm()
+        assert (torch.from_numpy(got[output]) - want[output]).norm() < FLIPS * change, output
 
 
 def test_the_same_graph_gives_the_same_bytes_in_another_process(

@@ -109,7 +109,7 @@ def of_learner(name: str, precision: str) -> list[Row]:
     kind: Kind = "adapt" if adapts(learner) else "infer"
     sizes = (BATCH, *SMALL) if precision == "float" else (BATCH,)
     x = source.inputs(source.spread_out(BATCH))
-    made = cases.compiled(learner, x, [(kind, size) for size in sizes], len(data.CLASSES))
+    made = cases.compiled(learner, x, [(kind, size) for size in sizes])
     pre = Preprocess(project.given)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "program.pte"
@@ -140,6 +140,7 @@ def _row(runner: Runner, learner: str, precision: str, engine: str) -> Row:
 
 if __name__ == "__main__":
     import sys
+
     found = []
     for row in rows():
         found.append(row)

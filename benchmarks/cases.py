@@ -1,4 +1,4 @@
-"""What the benchmarks build: projects for each model, learner and precision, and programs of the methods that are measured."""
+"""What the benchmarks build: a project for each model, learner and precision, and programs of what is measured."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,14 @@ from models import Split
 from torch import Tensor
 
 from edgecl.manifest import Kind
-from export import trace
+from export import (
+    quiet,  # noqa: F401  before what imports torch
+    trace,
+)
 from export.build import make_learner
 from export.learners import Learner
 from export.lower import lower
+from export.memory import Estimate
 from export.passes import lean
 from export.passes.rematerialise import rematerialise
 from export.project import Project, Tables
@@ -47,7 +51,7 @@ _MODELS: Final[Mapping[str, tuple[type[Split], Mapping[str, Any]]]] = {
 
 
 def project(model: str, learner: str, precision: str, *, batch: int = 16, kernel: int = 1, epochs: int = 3) -> Project:
-    """As an `edgecl.toml` in this folder would describe it; times and bytes need no warm-up, so 0 epochs do for them."""
+    """As an `edgecl.toml` in this folder would say it. Times and bytes need no warm-up: 0 epochs do for them."""
     split, given = _MODELS[model]
     taps = split.taps if learner.startswith("ecotta") else ()
     settings = {"kernel": kernel} if learner.startswith("ecotta") else {}
@@ -71,6 +75,7 @@ class Compiled:
     methods: Mapping[str, Flat]
     operators: Mapping[str, int]
     """XNNPACK operators of each."""
+    estimates: Mapping[str, Estimate]
 
 
 def learner_of(given: Project) -> tuple[Learner, SourceData]:
@@ -79,15 +84,16 @@ def learner_of(given: Project) -> tuple[Learner, SourceData]:
     return make_learner(given, source), source
 
 
-def compiled(learner: Learner, x: Tensor, wanted: Sequence[tuple[Kind, int]], classes: int) -> Compiled:
+def compiled(learner: Learner, x: Tensor, wanted: Sequence[tuple[Kind, int]], *, recompute: bool = False) -> Compiled:
     """These kinds of method at these batch sizes, as `edgecl build` compiles them; `x` is float samples [N, ...]."""
     methods, graphs = {}, {}
     for kind, size in wanted:
-        method = trace.methods(learner, kind, size, x[[i % len(x) for i in range(size)]], classes)
+        method = trace.methods(learner, kind, size, x[[i % len(x) for i in range(size)]], learner.encoder.classes)
         methods[method.name] = method
-        graphs[method.name] = rematerialise(lean(trace.trace(method), method.example))
+        graphs[method.name] = rematerialise(lean(trace.trace(method), method.example), arithmetic=recompute)
     lowered = lower(graphs)
-    return Compiled(lowered.pte, methods, {name: len(used) for name, used in lowered.operators.items()})
+    counts = {name: len(used) for name, used in lowered.operators.items()}
+    return Compiled(lowered.pte, methods, counts, lowered.estimates)
 
 
 def arrays(method: Flat) -> list[npt.NDArray[np.float32]]:

@@ -24,7 +24,9 @@ def costs(program: Path, methods: Sequence[str]) -> dict[str, Cost]:
 
 def of_program(program: Path, methods: Sequence[str]) -> Memory:
     """A process without PyTorch that runs these methods."""
-    return msgspec.json.decode(_output([sys.executable, str(HERE / "process.py"), "compiled", str(program), *methods]), type=Memory)
+    return msgspec.json.decode(
+        _output([sys.executable, str(HERE / "process.py"), "compiled", str(program), *methods]), type=Memory
+    )
 
 
 def of_torch(model: str, learner: str, kernel: int, batch: int) -> Memory:

@@ -78,7 +78,9 @@ def large() -> Labelled:
     """A few training images enlarged to 224 pixels: natural inputs for a network whose answers are not counted."""
     x, y = train()
     size = (LARGE, LARGE)
-    x = np.stack([np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in x[:LARGE_COUNT]])
+    x = np.stack(
+        [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in x[:LARGE_COUNT]]
+    )
     return x, y[:LARGE_COUNT]
 
 

@@ -3,7 +3,7 @@
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -19,13 +19,19 @@ from process import Memory
 from torch import Tensor, nn
 
 from export.build import build
-from export.compile import compile_learner
 
 SAMPLES: Final = 1000
 """Of `gaussian_noise`, for the running command: 62 updates of 16."""
 COMMAND_BATCH: Final = 16
 
 WIDE_BATCH: Final = 64
+WIDE: Final = (
+    ("ecotta-frozen", 1, False),
+    ("ecotta-frozen", 3, False),
+    ("ecotta-frozen", 3, True),
+    ("ecotta", 3, False),
+)
+"""Learner, size of its meta convolutions, whether to recompute."""
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -46,7 +52,6 @@ class Wide(msgspec.Struct, frozen=True):
     """Whether arithmetic is done twice to keep less, as a build does that would pass its budget."""
     estimated_bytes: int
     workspace_bytes: int
-    weights_bytes: int
     process: Memory
 
 
@@ -73,7 +78,7 @@ def run() -> Found:
     return Found(
         commands=[_command(precision) for precision in cases.PRECISIONS],
         torch=children.of_torch("resnet20", "ecotta", 1, COMMAND_BATCH),
-        wide=[found for learner, kernel in (("ecotta-frozen", 1), ("ecotta-frozen", 3), ("ecotta", 3)) for found in _wide(learner, kernel)],
+        wide=[_wide(*given) for given in WIDE],
         kept=_kept(),
         wide_torch=children.of_torch("wrn40_2", "ecotta-frozen", 3, WIDE_BATCH),
     )
@@ -82,29 +87,27 @@ def run() -> Found:
 def _command(precision: str) -> Command:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        project = cases.project("resnet20", "ecotta", precision, batch=COMMAND_BATCH, epochs=0)
+        project = cases.project("resnet20", "ecotta", precision, batch=COMMAND_BATCH, epochs=1)
         build(project, folder / "bundle.ecl").bundle.close()
         x, y = data.corrupted("gaussian_noise")
         np.savez(folder / "stream.npz", x=x[:SAMPLES], y=y[:SAMPLES])
         words = [sys.executable, "-m", "edgecl", "run", str(folder / "bundle.ecl")]
-        process, said = children.of_command([*words, "--source", f"npz:{folder / 'stream.npz'}", "--state", str(folder / "state")])
+        process, said = children.of_command(
+            [*words, "--source", f"npz:{folder / 'stream.npz'}", "--state", str(folder / "state")]
+        )
         return Command(precision, process, said.strip().splitlines()[-1])
 
 
-def _wide(learner: str, kernel: int) -> Iterable[Wide]:
-    """Without and with recomputation."""
+def _wide(learner: str, kernel: int, recompute: bool) -> Wide:
     own, source = cases.learner_of(cases.project("wrn40_2", learner, "float", kernel=kernel, epochs=0))
-    x = source.inputs(source.spread_out(WIDE_BATCH))
-    adapt = f"adapt_b{WIDE_BATCH}"
-    for recompute in (False, True):
-        made = compile_learner(own, x, WIDE_BATCH, len(data.CLASSES), recompute=recompute)
-        with tempfile.TemporaryDirectory() as folder:
-            program = Path(folder) / "program.pte"
-            program.write_bytes(made.lowered.pte)
-            cost = children.costs(program, ["infer_b1", adapt])[adapt]
-            process = children.of_program(program, ["infer_b1", adapt])
-        estimate = made.lowered.estimates[adapt].workspace_bytes
-        yield Wide(learner, kernel, recompute, estimate, cost.workspace_bytes, cost.weights_bytes, process)
+    x, adapt = source.inputs(source.spread_out(WIDE_BATCH)), f"adapt_b{WIDE_BATCH}"
+    made = cases.compiled(own, x, [("infer", 1), ("adapt", WIDE_BATCH)], recompute=recompute)
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder) / "program.pte"
+        program.write_bytes(made.pte)
+        cost = children.costs(program, list(made.methods))[adapt]
+        process = children.of_program(program, list(made.methods))
+    return Wide(learner, kernel, recompute, made.estimates[adapt].workspace_bytes, cost.workspace_bytes, process)
 
 
 def _kept() -> list[Kept]:
@@ -133,7 +136,9 @@ def _kept() -> list[Kept]:
 
 def _kept_bytes(owners: list[nn.Module], forward: Callable[[], Tensor]) -> int:
     """Bytes of the storages that autograd keeps for the backward pass of the mean entropy."""
-    own = {tensor.untyped_storage().data_ptr() for owner in owners for tensor in (*owner.parameters(), *owner.buffers())}
+    own = {
+        tensor.untyped_storage().data_ptr() for owner in owners for tensor in (*owner.parameters(), *owner.buffers())
+    }
     seen: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -144,5 +149,5 @@ def _kept_bytes(owners: list[nn.Module], forward: Callable[[], Tensor]) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = peers.entropy(forward()).mean()
-    assert math.isfinite(float(loss)) and loss.requires_grad  # the graph, and all that it keeps, lives until here
+    assert math.isfinite(loss.item()) and loss.requires_grad  # the graph, and all that it keeps, lives until here
     return sum(seen.values())

@@ -172,7 +172,15 @@ class MobileNetV2(Split):
         super().__init__()
         body: list[nn.Module] = [Convolution(3, 32, 3, 2, 1, True)]
         entered = 32
-        stages = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+        stages = [
+            (1, 16, 1, 1),
+            (6, 24, 2, 2),
+            (6, 32, 3, 2),
+            (6, 64, 4, 2),
+            (6, 96, 3, 1),
+            (6, 160, 3, 2),
+            (6, 320, 1, 1),
+        ]
         for expansion, left, repeats, stride in stages:
             for place in range(repeats):
                 body.append(InvertedResidual(entered, left, 1 if place else stride, expansion))

@@ -1,7 +1,7 @@
 """Runs steps in this process, which has what they need and nothing else, and prints its memory as JSON.
 
-    python benchmarks/process.py compiled PROGRAM METHOD...             the first method isolated, as the one that answers
-    python benchmarks/process.py eager MODEL LEARNER KERNEL BATCH       benchmarks/peers.py
+python benchmarks/process.py compiled PROGRAM METHOD...             the first method isolated, as the one that answers
+python benchmarks/process.py eager MODEL LEARNER KERNEL BATCH       benchmarks/peers.py
 """
 
 import sys

@@ -87,7 +87,15 @@ class Used(msgspec.Struct, frozen=True):
 
 def all_cases() -> list[Case]:
     """Every case, small ones first."""
-    resnet = [("source", 1), ("norm", 1), ("tent", 1), ("ecotta", 1), ("ecotta", 3), ("ecotta-frozen", 1), ("ecotta-frozen", 3)]
+    resnet = [
+        ("source", 1),
+        ("norm", 1),
+        ("tent", 1),
+        ("ecotta", 1),
+        ("ecotta", 3),
+        ("ecotta-frozen", 1),
+        ("ecotta-frozen", 3),
+    ]
     found = [Case("resnet20", learner, kernel, batch) for batch in (1, 16, 64) for learner, kernel in resnet]
     return found + [Case("mobilenet_v2", learner, 1, batch) for batch in (1, 8) for learner in ("source", "ecotta")]
 
@@ -111,11 +119,12 @@ def _learner(case: Case, precision: str) -> tuple[Learner, torch.Tensor]:
 
 def _case(case: Case, learners: Sequence[tuple[Learner, torch.Tensor]], folder: Path) -> tuple[list[Timed], list[Used]]:
     learner, x = learners[0]
+    torch.set_num_threads(1)
     kinds: list[Kind] = ["infer", "adapt"] if adapts(learner) else ["infer"]
     made = {}
     for precision, (own, samples) in zip(cases.PRECISIONS, learners, strict=True):
         wanted = list(dict.fromkeys([("infer", 1), *((kind, case.batch) for kind in kinds)]))
-        made[precision] = cases.compiled(own, samples, wanted, learner.encoder.classes)  # type: ignore[arg-type]
+        made[precision] = cases.compiled(own, samples, wanted)  # type: ignore[arg-type]
         (folder / f"{precision}.pte").write_bytes(made[precision].pte)
     timed = []
     for threads in THREADS:
@@ -133,7 +142,10 @@ def _case(case: Case, learners: Sequence[tuple[Learner, torch.Tensor]], folder: 
                 program.close()
     with ThreadPoolExecutor(2) as pool:
         in_torch = pool.submit(children.of_torch, case.model, case.learner, case.kernel, case.batch)
-        used = [_used(case, precision, folder / f"{precision}.pte", list(made[precision].methods), kinds) for precision in made]
+        used = [
+            _used(case, precision, folder / f"{precision}.pte", list(made[precision].methods), kinds)
+            for precision in made
+        ]
         used.append(Used(case, "torch", {}, in_torch.result()))
     return timed, used
 

@@ -61,20 +61,11 @@ def demo(
         list(pool.map(lambda learner: _python("edgecl", "build", out / learner), learners))
     results = []
     for learner in learners:
-        bundle, saved, source = bundle_of(out, learner), out / learner / "eager.pickle", f"npz:{_near(out)}/stream.npz"
-        words = [
-            "run",
-            _near(bundle),
-            "--source",
-            source,
-            "--state",
-            _near(out / learner / "state"),
-            "--sync",
-            "--json",
-        ]
-        _say(f"$ edgecl {' '.join(map(str, words))}")
-        lines = _python("edgecl", *words)
-        results.append(read(learner, "edgecl", lines))
+        bundle, saved = bundle_of(out, learner), out / learner / "eager.pickle"
+        source, state = f"npz:{_near(out / 'stream.npz')}", f"{_near(out / learner / 'state')}"
+        words = ("run", f"{_near(bundle)}", "--source", source, "--state", state, "--sync", "--json")
+        _say(f"$ edgecl {' '.join(words)}")
+        results.append(read(learner, "edgecl", _python("edgecl", *words)))
         eager.save(out / learner, bundle, saved)
         results.append(read(learner, "PyTorch", _python("demo.eager", saved, out / "stream.npz")))
     return results, images

@@ -61,8 +61,18 @@ def test_fifty_steps_on_noise_compiled_are_fifty_steps_in_float64(tmp_path: Path
     right = 0
     for step in range(STEPS):
         x = _inputs(images[step * BATCH : (step + 1) * BATCH], torch.float32).numpy()
-        out = dict(zip(method.outputs, program.execute(method.name, [(ours | {"x": x})[t] for t in method.inputs]), strict=True))
-        want = dict(zip(exact.outputs, reference.execute(exact.name, [(theirs | {"x": x})[t] for t in exact.inputs]), strict=True))
+        out = dict(
+            zip(
+                method.outputs, program.execute(method.name, [(ours | {"x": x})[t] for t in method.inputs]), strict=True
+            )
+        )
+        want = dict(
+            zip(
+                exact.outputs,
+                reference.execute(exact.name, [(theirs | {"x": x})[t] for t in exact.inputs]),
+                strict=True,
+            )
+        )
         ours |= {key: out[key] for key in ("theta", "slots")}
         theirs |= {key: want[key] for key in ("theta", "slots")}
         assert pipeline.apart(out["logits"], want["logits"]) < LOGITS_TOLERANCE

@@ -56,7 +56,10 @@ def test_captured_networks_answer_as_the_model_does_at_any_batch_size(kind: type
 @pytest.mark.parametrize("open_norms", [False, True])
 def test_a_model_that_changes_tensors_in_place_is_captured(open_norms: bool) -> None:
     model, x = nets.trained(Inplace()).double(), nets.batch(nets.ResNet, 3).double()
-    assert pipeline.apart(capture(model, x, open_norms=open_norms)(x).logits, model(x)) < 1e-13
+    encoder = capture(model, x, open_norms=open_norms)
+    assert pipeline.apart(encoder(x).logits, model(x)) < 1e-13
+    calls = [node for node in encoder.graph.graph.nodes if node.op == "call_function"]
+    assert not any(node.target._schema.is_mutable for node in calls)
 
 
 def test_the_model_stays_as_it_was_and_the_encoder_does_not_follow_it() -> None:
@@ -154,11 +157,11 @@ def test_a_norm_site_sees_an_image_whatever_the_dimensions(kind: type[nn.Module]
 
 
 def test_taps_see_what_the_modules_give_and_take() -> None:
-    names: tuple[str, ...] = ("layer1", "layer2:in", "layer2.bn1", "layer3:in", "fc:in", "fc")
+    names: tuple[str, ...] = ("layer1", "layer2:in", "layer2.bn1", "layer3:in", "layer3.conv1", "fc:in", "fc")
     model, x = _double(nets.ResNet), nets.batch(nets.ResNet, 3).double()
     modules = dict(model.named_modules())
     want: dict[str, Tensor] = {}
-    for name in ("layer1", "layer2", "layer2.bn1", "layer3", "fc"):
+    for name in ("layer1", "layer2", "layer2.bn1", "layer3", "layer3.conv1", "fc"):
 
         def keep(_: nn.Module, given: tuple[Tensor, ...], result: Tensor, name: str = name) -> None:
             want[f"{name}:in"], want[name] = given[0], result

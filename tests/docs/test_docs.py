@@ -1,0 +1,167 @@
+"""The documents: their examples run, their commands and options exist, their links lead somewhere, no field is left out."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import msgspec
+import numpy as np
+import pytest
+
+import edgecl
+from edgecl.cli import COMMANDS
+from edgecl.cli import edgecl as command_line
+from edgecl.devices import Profile
+from edgecl.journal import Update
+from edgecl.loop import Loop
+from edgecl.settings import Settings
+from export import project as projects
+from export.build import build
+from export.project import Tables
+from tests.export import projects as small
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = [ROOT / "README.md", ROOT / "docs" / "guide" / "library.md"]
+CLASSES = [str(number) for number in range(10)]
+
+
+def each(documents: list[Path]) -> list[object]:
+    return [pytest.param(path, id=str(path.relative_to(ROOT))) for path in documents]
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", path.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def commands(path: Path) -> Iterator[list[str]]:
+    """The words of every `edgecl` command that a document shows, in blocks and in the text."""
+    text = path.read_text("utf-8")
+    for line in re.findall(r"^(?:\$ |    )edgecl (\w.*)$", text, re.MULTILINE) + re.findall(
+        r"`edgecl ([^`\n]+)`", text
+    ):
+        yield line.split("#")[0].split()
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small bundle named as in the examples, which adapts and learns."""
+    folder = small.write(tmp_path_factory.mktemp("project") / "digits", *small.named("tent"))
+    text = (folder / "edgecl.toml").read_text().replace('["red", "green", "blue"]', str(CLASSES).replace("'", '"'))
+    (folder / "edgecl.toml").write_text(text)
+    model = (folder / "model.py").read_text().replace("nn.Linear(16, 3)", "nn.Linear(16, 10)")
+    (folder / "model.py").write_text(model)
+    build(projects.read(folder), folder / "digits.ecl").bundle.close()
+    return folder / "digits.ecl"
+
+
+@pytest.mark.parametrize("path", each(EXAMPLES))
+def test_the_examples_run(path: Path, digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = blocks(path, "python")
+    assert found
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(digits, tmp_path)
+    for number, block in enumerate(found):
+        camera = np.random.default_rng(number).integers(0, 256, (9, 8, 8, 3)).astype(np.uint8)
+        exec(compile(block, f"{path.name} example {number + 1}", "exec"), {"camera": camera, "image": camera[0]})
+    with edgecl.open("digits.ecl", state="state") as loop:
+        assert loop.state.step > 0
+
+
+@pytest.mark.parametrize("path", each(DOCUMENTS))
+def test_commands_and_their_options_exist(path: Path) -> None:
+    context = click.Context(command_line)
+    for words in commands(path):
+        assert words[0] in COMMANDS, words
+        command = command_line.get_command(context, words[0])
+        assert command is not None
+        options = {name for parameter in command.params for name in parameter.opts}
+        used = {word.strip("[]").partition("=")[0] for word in words if word.strip("[").startswith("-")}
+        assert used <= options | {"--help"}, words
+
+
+@pytest.mark.parametrize("path", each(DOCUMENTS))
+def test_links_lead_somewhere(path: Path) -> None:
+    text = path.read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#\s]+)", text):
+        if not target.startswith(("http://", "https://")):
+            assert (path.parent / target).exists(), target
+    for target in re.findall(r"\b((?:docs|demo|export|edgecl|tests|devices)/[\w./-]+\.(?:md|py|toml|proto))\b", text):
+        assert (ROOT / target).exists(), target
+
+
+def test_every_command_has_a_document() -> None:
+    assert {path.stem for path in (ROOT / "docs" / "commands").glob("*.md")} == set(COMMANDS)
+
+
+def test_every_document_is_in_the_table_of_the_readme() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    for path in (ROOT / "docs").rglob("*.md"):
+        here = path.relative_to(ROOT)
+        assert f"({here})" in text or f"({here.parent})" in text, here
+
+
+def test_every_field_of_a_project_is_told_with_its_default() -> None:
+    parts = re.split(r"^## ", (ROOT / "docs" / "formats" / "project.md").read_text("utf-8"), flags=re.MULTILINE)
+    told = {part.split("\n")[0]: table(part) for part in parts}
+    sections = {"The file itself": Tables}
+    for field in msgspec.structs.fields(Tables):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            sections[f"[{field.name}]"] = field.type  # type: ignore[assignment]
+    for name, section in sections.items():
+        fields = [f for f in msgspec.structs.fields(section) if f"[{f.name}]" not in sections]
+        assert list(told[name]) == [f.name for f in fields], name
+        for field in fields:
+            default = told[name][field.name]
+            if field.required:
+                assert default == "required", field.name
+            elif field.default not in (None, ()) and field.default is not msgspec.NODEFAULT:
+                assert default == f"`{msgspec.json.encode(field.default).decode()}`", field.name
+            else:
+                assert default not in ("required", ""), field.name
+
+
+def test_every_field_of_a_device_is_told() -> None:
+    told = table((ROOT / "docs" / "formats" / "device.md").read_text("utf-8"))
+    assert list(told) == [field.name for field in msgspec.structs.fields(Profile)]
+
+
+def test_every_setting_of_the_library_is_told() -> None:
+    text = (ROOT / "docs" / "guide" / "library.md").read_text("utf-8")
+    assert re.findall(r"^\| `(\w+)=", text, re.MULTILINE) and set(
+        re.findall(r"^\| `(\w+)=", text, re.MULTILINE)
+    ) == set(Settings.__dataclass_fields__)
+
+
+def test_the_learner_of_the_guide_answers_all_classes_alike_in_the_end(tmp_path: Path) -> None:
+    """An untrained network answers nearly always the same; with the right bias it does not."""
+    name = "bias_only:BiasOnly"
+    settings = "batch = 4\nsettings = { prior = [0.25, 0.25, 0.5] }\nhyper = { lr = 8.0 }"
+    folder = small.write(
+        tmp_path / "project", *small.named(name, ("batch = 4", settings), ("canaries = 9", "canaries = 0"))
+    )
+    shutil.copy(ROOT / "docs" / "guide" / "examples" / "bias_only.py", folder)
+    build(projects.read(folder), tmp_path / "own.ecl").bundle.close()
+    updates: list[Update] = []
+    with Loop(
+        tmp_path / "own.ecl",
+        tmp_path / "state",
+        Settings(sync=True),
+        on_record=lambda record: updates.append(record) if isinstance(record, Update) else None,
+    ) as loop:
+        images = np.random.default_rng(5).integers(0, 256, (600, 8, 8, 3)).astype(np.uint8)
+        answers = [loop.predict(image).index for image in images]
+        assert loop.manifest.learner.name == "BiasOnly"
+        assert loop.state.theta.size == 3
+    early, late = (np.bincount(part, minlength=3) / 200 for part in (answers[:200], answers[-200:]))
+    prior = np.array([0.25, 0.25, 0.5])
+    assert np.abs(late - prior).max() < 0.5 * np.abs(early - prior).max()
+    assert updates[-1].report[0] < updates[5].report[0]
+
+
+def table(text: str) -> dict[str, str]:
+    """First and second cell of the rows whose first cell is a name in backquotes."""
+    return dict(re.findall(r"^\| `(\w+)` \| ([^|]*?) \|", text, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""The networks of the benchmarks in plain PyTorch, each as a stem, partitions and a head, with trained weights where there are some."""
+"""The networks of the benchmarks in plain PyTorch, each as a stem, partitions and a head."""
 
 from typing import Final
 

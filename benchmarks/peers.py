@@ -1,7 +1,8 @@
-"""The same algorithms in PyTorch eager, written as one would without a compiler: what the compiled steps are timed against.
+"""The same algorithms in PyTorch eager, as one would write them: what the compiled steps are timed against.
 
-Batch normalisations are folded into convolutions where their statistics stay as trained (`source`, `ecotta-frozen`), and take those of
-the batch where they follow the stream. EcoTTA's step is the lean one: one forward pass, nothing below the first partition.
+Batch normalisations are folded into convolutions where their statistics stay as trained (`source`, `ecotta-frozen`),
+and take those of the batch where they follow the stream. EcoTTA's step is the lean one: one forward pass, nothing
+below the first partition.
 """
 
 import copy

@@ -14,7 +14,6 @@ import numpy.typing as npt
 
 from edgecl import _runtime, resident
 
-
 PAGE_BYTES = 4096
 
 

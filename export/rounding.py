@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
-from torch import Tensor
+from torch import Tensor, library
 
 from export.passes.shapes import spread
 
@@ -107,7 +107,7 @@ def when_read(w: Tensor, stride: Sequence[int], padding: Sequence[int]) -> When:
     return "pixel" if w.shape[1] >= MIN_CHANNELS else "never"
 
 
-@torch.library.custom_op("edgecl::round_per_image", mutates_args=())
+@library.custom_op("edgecl::round_per_image", mutates_args=())
 def round_per_image(x: Tensor, pixels: bool = False) -> Tensor:
     """x [B, ...] on a grid for each image, whose ends are its extremes, as XNNPACK quantises at run time ("qd8").
 

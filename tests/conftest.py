@@ -190,6 +190,7 @@ def make_bundle(programs: Path) -> MakeBundle:
         damage: Callable[[bytes], bytes] = bytes,
         expected: Mapping[str, Callable[[Any], Any]] = {},
         canary_count: int = 8,
+        onnx: bool = False,
         trained: tuple[str, ...] = ("head",),
         **changes: Any,
     ) -> Path:
@@ -216,6 +217,8 @@ def make_bundle(programs: Path) -> MakeBundle:
                 }
             ),
         }
+        if onnx:
+            files |= {f"onnx/{name}.onnx": (programs / "looped" / f"{name}.onnx").read_bytes() for name in methods}
         bundle.write(given, files, destination).close()
         return destination
 

@@ -30,7 +30,7 @@ def _data() -> None:
         pytest.skip(str(absent))
 
 
-def _inputs(images: np.ndarray, dtype: torch.dtype) -> torch.Tensor:  # type: ignore[type-arg]
+def _inputs(images: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
     x = torch.from_numpy(images).permute(0, 3, 1, 2).to(dtype) / 255
     mean, std = (torch.tensor(v, dtype=dtype).reshape(1, 3, 1, 1) for v in (data.MEAN, data.STD))
     return ((x - mean) / std).contiguous()

@@ -1,4 +1,4 @@
-"""The documents: their examples run, their commands and options exist, their links lead somewhere, no field is left out."""
+"""The documents: their examples run, their commands and options exist, links lead somewhere, no field is left out."""
 
 import re
 import shutil

@@ -5,7 +5,7 @@
     busy.pte               long and short: the same convolution 24 times on a large input and once on a small one
     doubles.pte            doubles: takes float64, which edgecl does not
     unplanned.pte          unplanned: small's infer_b1 without memory for its inputs and outputs
-    looped.pte             infer_b1, infer_b4, adapt_b4, learn_b4: a learner with faults, which hyper sets
+    looped.pte, looped/    infer_b1, infer_b4, adapt_b4, learn_b4: a learner with faults, which hyper sets
     vectors.npz            inputs and eager outputs: METHOD.in.0, METHOD.out.0, ...
     looped.npz             the same of looped.pte
 
@@ -177,6 +177,7 @@ def main(folder: Path) -> None:
     (folder / "doubles.pte").write_bytes(lower({"doubles": (Double(), (torch.rand(3, dtype=torch.float64),))}))
     (folder / "unplanned.pte").write_bytes(lower({"unplanned": small["infer_b1"]}, planned=False))
     write_onnx(folder / "small", small)
+    write_onnx(folder / "looped", looped)
     write_onnx(folder / "types", types)
 
     write_vectors(folder / "vectors.npz", small | types)

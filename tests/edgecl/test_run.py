@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecl import journal
+from edgecl import journal, state
 from edgecl.bundle import open_bundle
 from edgecl.events import EVENTS
 
@@ -78,6 +78,23 @@ def test_json_is_the_journal(looped: Path, stream: Path, tmp_path: Path, mode: t
     right = sum(event["label"] == event["y"] for event in told if event["event"] == "prediction")
     assert (summary["samples"], summary["updates"], summary["accuracy"]) == (21, 5, pytest.approx(right / 21))
     assert told[-1]["reason"] == "limit"
+
+
+def test_another_engine_learns_the_same(make_bundle: MakeBundle, stream: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="pip install 'edgecl[onnx]'")
+    bundle, states = make_bundle(tmp_path / "b.ecl", onnx=True), []
+    for engine in ("executorch", "onnxruntime"):
+        where = tmp_path / engine
+        assert edgecl("verify", bundle, "--engine", engine).returncode == 0
+        done = edgecl("run", bundle, "--source", f"npz:{stream}", "--state", where, "--engine", engine)
+        assert done.returncode == 0, done.stderr
+        with open_bundle(bundle) as opened:
+            learned = where / "learned" / "looped" / "00000003.safetensors"
+            states.append(state.load(learned, opened.manifest.layout)[0])
+    first, second = states
+    assert first.step == second.step == 25
+    np.testing.assert_allclose(first.theta, second.theta, rtol=1e-4, atol=1e-6)
+    assert first.digest != second.digest, "another engine rounds otherwise, or this one ran twice"
 
 
 def test_answers_are_written_where_asked(looped: Path, stream: Path, tmp_path: Path) -> None:

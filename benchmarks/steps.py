@@ -17,6 +17,7 @@ import models
 import msgspec
 import numpy as np
 import peers
+import results
 import torch
 from process import Memory
 
@@ -199,3 +200,86 @@ def _used(case: Case, precision: str, program: Path, methods: list[str], kinds: 
     costs = children.costs(program, methods)
     workspace = {kind: costs[f"{kind}_b{case.batch}"].workspace_bytes for kind in kinds}
     return Used(case, precision, workspace, children.of_program(program, methods))
+
+
+def render(timed: Sequence[Timed], used: Sequence[Used]) -> list[str]:
+    """What was found, as Markdown."""
+    sections = [
+        "Milliseconds, median (least); `/ PyTorch` compares medians. int8 is the frozen network and its gradients. "
+        + " ".join(str(__doc__).split("\n\n", 1)[1].split())
+    ]
+    for model in dict.fromkeys(found.case.model for found in timed):
+        for kind in ("adapt", "infer"):
+            for threads in THREADS:
+                rows = [
+                    found for found in timed if (found.case.model, found.kind, found.threads) == (model, kind, threads)
+                ]
+                sections += [f"## {model}: {kind}, {threads} thread{'s' * (threads > 1)}", _times(rows)]
+        sections += [
+            f"## {model}: memory",
+            "MB. Workspace: what executing takes beside weights. Resident, peak: the whole process, which in turn "
+            "answers one sample (`infer`, batch 1) and adapts to a batch, with one thread.",
+            _memory([found for found in used if found.case.model == model]),
+        ]
+    return [*sections, "## Targets", _targets(timed)]
+
+
+def _times(rows: Sequence[Timed]) -> str:
+    lines = []
+    for row in rows:
+        shown = [_ms(row.times.get(by)) for by in ("float", "int8", "torch", "same function")]
+        ratios = [f"{row.ratio(precision):.2f}" for precision in cases.PRECISIONS]
+        lines.append([row.case.title, str(row.case.batch), *shown, *ratios])
+    return results.table(
+        ["", "batch", "float", "int8", "PyTorch", "same function", "float / PyTorch", "int8 / PyTorch"], lines
+    )
+
+
+def _memory(rows: Sequence[Used]) -> str:
+    by = {(found.case, found.by): found for found in rows}
+    lines = []
+    for case in dict.fromkeys(found.case for found in rows):
+        spaces = [_mb(by[case, p].workspace_bytes.get(kind)) for kind in ("adapt", "infer") for p in cases.PRECISIONS]
+        process = [by[case, engine].process for engine in (*cases.PRECISIONS, "torch")]
+        whole = [f"{found.resident_bytes / 1e6:.0f}, {found.peak_bytes / 1e6:.0f}" for found in process]
+        lines.append([case.title, str(case.batch), *spaces, *whole])
+    spaces = [f"{kind} workspace, {precision}" for kind in ("adapt", "infer") for precision in cases.PRECISIONS]
+    return results.table(
+        ["", "batch", *spaces, *(f"resident, peak: {by}" for by in ("float", "int8", "PyTorch"))], lines
+    )
+
+
+def _targets(timed: Sequence[Timed]) -> str:
+    lines = []
+    for row in timed:
+        for precision in cases.PRECISIONS:
+            most = _target(row, precision)
+            if most is not None:
+                what = f"{row.case.title}, {row.kind}, batch {row.case.batch}, {precision}, threads {row.threads}"
+                ratio = row.ratio(precision)
+                lines.append([what, f"{most:.2f}", f"{ratio:.2f}", results.verdict(ratio <= most)])
+    return results.table(["against PyTorch, ResNet-20", "at most", "found", ""], lines)
+
+
+def _target(row: Timed, precision: str) -> float | None:
+    """The largest ratio that was set, where one was."""
+    if row.case.model != "resnet20":
+        return None
+    if row.kind == "infer":
+        return 0.4 if row.case.batch == 1 and precision == "float" else None
+    if (row.case.learner, row.case.kernel) == ("ecotta-frozen", 1):
+        at_one, above = (0.4, 0.8) if precision == "float" else (0.25, 0.5)
+        return at_one if row.case.batch == 1 else above
+    if precision == "float" and (
+        row.case.learner == "tent" or (row.case.learner, row.case.kernel) == ("ecotta-frozen", 3)
+    ):
+        return 1.0
+    return None
+
+
+def _ms(found: Time | None) -> str:
+    return "" if found is None else f"{found.median_ms:.3g} ({found.least_ms:.3g})"
+
+
+def _mb(count: int | None) -> str:
+    return "" if count is None else f"{count / 1e6:.1f}"

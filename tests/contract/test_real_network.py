@@ -1,18 +1,25 @@
 """The same contract on a real network and real data: ResNet-20 on corrupted CIFAR-10, where they are at hand."""
 
+import importlib
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
-from benchmarks import data, models
 from export import trace
 from export.calibrate import calibrate
 from export.eager import EagerProgram
 from export.encoder import capture
 from export.learners.ecotta import EcoTTA
 from tests.export import pipeline
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # whose files are scripts, not a package
+data: Any = importlib.import_module("data")
+models: Any = importlib.import_module("models")
 
 BATCH = 16
 STEPS = 50
@@ -30,7 +37,7 @@ def _data() -> None:
         pytest.skip(str(absent))
 
 
-def _inputs(images: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+def _inputs(images: npt.NDArray[np.uint8], dtype: torch.dtype) -> torch.Tensor:
     x = torch.from_numpy(images).permute(0, 3, 1, 2).to(dtype) / 255
     mean, std = (torch.tensor(v, dtype=dtype).reshape(1, 3, 1, 1) for v in (data.MEAN, data.STD))
     return ((x - mean) / std).contiguous()

@@ -81,7 +81,7 @@ def test_all_operators_outside_the_delegate_are_named_in_one_line() -> None:
         "adapt_b4: these operators would stay outside the delegate: aten.cumsum.default: no XNNPACK operator for it; "
         "aten.max.dim: no XNNPACK operator for it; aten.avg_pool2d.default: pooling with ceil_mode or a divisor, or an "
         "average over padding; aten.add.Tensor: add or sub with alpha; aten.slice.Tensor: slice with a step; "
-        "aten.gelu.default: gelu by another formula than that with erf; write the model and the learner without them"
+        "aten.gelu.default: gelu by another formula than that with erf; write model and learner without them"
     )
 
 

@@ -10,6 +10,7 @@ from edgecl.errors import ProjectError
 from export import augment, project
 from export.build import make_learner
 from export.learners import Learner, warms
+from export.learners.ecotta import EcoTTA
 from export.project import Project, Warmup
 from export.source_data import SourceData
 from export.warmup import warm_up
@@ -29,12 +30,12 @@ def _loss(learner: Learner, data: SourceData) -> float:
     return torch.nn.functional.cross_entropy(logits, data.labels(slice(0, 96))).item()
 
 
-def test_without_epochs_the_learner_answers_as_the_network(tmp_path: Path) -> None:
-    _read, data, learner = _cold(tmp_path)
-    source = make_learner(project.read(projects.write(tmp_path, *projects.named("source"))), data)
-    x = data.inputs(slice(0, 32))
-    ours, theirs = (one.infer(one.theta(), x).logits for one in (learner, source))
-    assert (ours.argmax(1) == theirs.argmax(1)).all()
+def test_before_warm_up_a_partition_passes_on_what_it_gets(tmp_path: Path) -> None:
+    _, _, learner = _cold(tmp_path)
+    assert isinstance(learner, EcoTTA)
+    anchor = learner.anchors["1.bn"]
+    assert torch.allclose(learner.start["1.bn.gamma"], torch.sqrt(anchor.var + anchor.eps), rtol=1e-3)
+    assert torch.allclose(learner.start["1.bn.beta"], anchor.mean, atol=1e-4)
 
 
 def test_epochs_lower_the_loss_and_touch_nothing_frozen(tmp_path: Path) -> None:
@@ -63,8 +64,8 @@ def test_the_same_seed_gives_the_same_parameters_and_another_one_others(tmp_path
 def test_a_rate_that_diverges_is_one_line(tmp_path: Path) -> None:
     _, data, learner = _cold(tmp_path)
     assert warms(learner)
-    with pytest.raises(ProjectError, match="lower warmup.lr, now 1e\\+30"):
-        warm_up(learner, data, Warmup(epochs=3, batch=16, lr=1e30))
+    with pytest.raises(ProjectError, match="lower warmup.lr, now 3e\\+38"):
+        warm_up(learner, data, Warmup(epochs=3, batch=16, lr=3e38))
 
 
 def test_domains_stay_within_what_a_camera_gives() -> None:

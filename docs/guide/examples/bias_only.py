@@ -1,4 +1,4 @@
-"""A learner of one's own: it moves the bias of the logits until classes are answered as often as they are expected."""
+"""A learner of one's own: it moves the bias of the logits until each class is as probable as it should be."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,19 +11,19 @@ from export.optimizers import gradients, leaves, paced
 
 
 class BiasOnly:
-    """State: one number a class, added to its logit. Slots: how often each class was answered lately.
+    """State: one number a class, added to its logit. Slots: how probable each class was lately, on average.
 
     The loss is the cross-entropy -sum_c prior_c ln share_c: least where the shares are the prior.
     """
 
     open_norms = False
-    hyper: Mapping[str, float] = {"lr": 4.0, "keep": 0.9}
+    hyper: Mapping[str, float] = {"lr": 8.0, "keep": 0.9}
     report: Sequence[str] = ("loss",)
     noise = 0
     trained: Sequence[str] = ("bias",)
 
     def __init__(self, encoder: Encoder, prior: Sequence[float] | None = None) -> None:
-        """`prior`: how often each class is expected; all the same when left out."""
+        """`prior`: how probable each class should be; all the same when left out."""
         self.encoder = encoder
         self.prior = torch.full((encoder.classes,), 1 / encoder.classes) if prior is None else torch.tensor(prior)
 

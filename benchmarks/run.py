@@ -1,0 +1,71 @@
+"""`make bench`: runs the benchmarks and writes what they find into results/.
+
+python benchmarks/run.py [accuracy|steps|memory]...     all three when none is named
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Final
+
+import accuracy
+import data
+import memory
+import results
+import steps
+
+STARTED_S: Final = time.monotonic()
+
+
+def say(line: str) -> None:
+    """Progress, on stderr."""
+    print(f"{time.monotonic() - STARTED_S:6.0f} s  {line}", file=sys.stderr, flush=True)
+
+
+def run_accuracy() -> None:
+    """Errors on CIFAR-10; about 12 minutes on two cores."""
+    found = []
+    for row in accuracy.rows():
+        found.append(row)
+        say(f"{row.learner} {row.precision} batch {row.batch} {row.engine}: {row.mean:.2f} %")
+    results.write("accuracy", "Accuracy under corruption: CIFAR-10, ResNet-20", accuracy.render(found), found)
+
+
+def run_steps() -> None:
+    """Times and memory of single steps; about 8 minutes."""
+    timed, used = [], []
+    for times, memories in steps.run(steps.all_cases()):
+        timed += times
+        used += memories
+        case = times[0].case
+        say(f"{case.model} {case.title} batch {case.batch}")
+    found = {"timed": timed, "used": used}
+    results.write("steps", "Single steps: time and memory", steps.render(timed, used), found)
+
+
+def run_memory() -> None:
+    """Memory of whole processes; about 2 minutes."""
+    found = memory.run()
+    results.write("memory", "Memory of whole processes", memory.render(found), found)
+
+
+BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
+    "accuracy": run_accuracy,
+    "steps": run_steps,
+    "memory": run_memory,
+}
+
+
+def main(names: list[str]) -> None:
+    """Run these, or all."""
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        raise SystemExit(f"{unknown[0]}: no such benchmark; choose {', '.join(BENCHMARKS)}")
+    data.root()
+    for name in names or BENCHMARKS:
+        say(name)
+        BENCHMARKS[name]()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

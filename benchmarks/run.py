@@ -1,6 +1,6 @@
 """`make bench`: runs the benchmarks and writes what they find into results/.
 
-python benchmarks/run.py [accuracy|steps|memory]...     all three when none is named
+With names of benchmarks after it, `python benchmarks/run.py` runs those: accuracy, steps, memory.
 """
 
 import sys

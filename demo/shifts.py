@@ -93,7 +93,7 @@ class Stream:
 
 def stream(x: Images, y: Labels, *, each: int, seed: int) -> Stream:
     """`each` images of x under every shift in turn, in a random order that differs from shift to shift."""
-    random = np.random.default_rng(None)
+    random = np.random.default_rng(seed)
     images, labels = [], []
     for shift in SHIFTS.values():
         places = random.permutation(len(x))[:each]

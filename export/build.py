@@ -41,8 +41,9 @@ CALIBRATION_SAMPLES: Final = 2048
 CALIBRATION_BATCH: Final = 64
 
 CANARY_EVERY: Final = 10
-CANARY_DROP: Final = 0.15
-"""How far below its accuracy as built a state may fall on the canaries: 64 of them vary by 0.05 by chance."""
+CANARY_SHARE: Final = 0.6
+"""Of what a state knew as built beyond guessing: below, it is taken back. Statistics that were measured for other
+parameters cost a sound state up to a quarter on the canaries; one that has collapsed keeps next to nothing."""
 COLLAPSE_SHARE: Final = 0.1
 """Of ln C: under this entropy of class shares, nearly all answers are one class, and the canaries are asked at once."""
 WINDOW: Final = 256
@@ -288,7 +289,7 @@ def _manifest(
         features=learner.encoder.features,
         guard=Guard(
             canary_every=CANARY_EVERY,
-            canary_floor=round(max(0.0, accuracy - CANARY_DROP), 4),
+            canary_floor=round(1 / classes + CANARY_SHARE * max(0.0, accuracy - 1 / classes), 4),
             # Without trained pieces, answers of one class tell of the scene, not of the learner.
             entropy_floor=round(COLLAPSE_SHARE * float(np.log(classes)), 4) if learner.trained else 0.0,
             window=WINDOW,

@@ -55,9 +55,9 @@ class Data(Section, frozen=True, kw_only=True):
     """Labelled source data: `file:function` returning (x, y), or an `.npz` with `x` and `y`."""
 
     train: str
-    """What the model was trained on, or a part of it: warm-up, calibration and canaries come from here."""
+    """What the model was trained on, or a part of it: warm-up and calibration come from here."""
     held_out: str | None = None
-    """Not trained on: what the build measures its accuracy with."""
+    """Not trained on: the canaries and the accuracy as built come from here, or else from `train`."""
 
 
 class LearnerChoice(Section, frozen=True, kw_only=True):

@@ -50,11 +50,11 @@ def test_nothing_that_was_trained_on_is_held_out() -> None:
 
 
 def test_a_result_counts_errors_in_the_order_of_the_stream() -> None:
-    answers = [{"event": "prediction", "position": n, "label": label, "y": 1} for n, label in ((1, 0), (0, 1), (2, 1))]
+    answers = [{"event": "prediction", "position": n, "label": label, "y": 1} for n, label in ((1, 0), (0, 0), (2, 1))]
     end = {"event": "summary", "resident_bytes": 50_000_000, "answer_ms": 0.5, "update_ms": None, "rolled_back": 3}
     lines = [json.dumps(event) for event in ({"event": "run", "bundle": "x"}, *answers, {"event": "end"}, end)]
     found = read("norm", "edgecl", lines)
-    assert found.wrong.tolist() == [False, True, False]
+    assert found.wrong.tolist() == [True, True, False]
     assert (found.resident_bytes, found.answer_ms, found.update_ms, found.rolled_back) == (50_000_000, 0.5, None, 3)
 
 

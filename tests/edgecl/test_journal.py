@@ -312,7 +312,8 @@ def test_every_index_points_at_what_it_names(tmp_path: Path) -> None:
 
 def test_the_generated_module_is_that_of_the_proto_file(tmp_path: Path) -> None:
     protoc = pytest.importorskip("grpc_tools.protoc")
-    arguments = ["", f"-I{ROOT}", f"--python_out={tmp_path}", f"--mypy_out={tmp_path}"]
+    plugin = Path(sys.executable).with_name("protoc-gen-mypy")
+    arguments = ["", f"-I{ROOT}", f"--plugin={plugin}", f"--python_out={tmp_path}", f"--mypy_out={tmp_path}"]
     assert protoc.main([*arguments, str(ROOT / "edgecl" / "journal.proto")]) == 0
     for name in ("journal_pb2.py", "journal_pb2.pyi"):  # edgecl/journal.py tells how they are generated
         assert (tmp_path / "edgecl" / name).read_bytes() == (ROOT / "edgecl" / name).read_bytes()

@@ -34,7 +34,7 @@ lint: setup
 bench: setup
 	$(BIN)/python benchmarks/run.py
 
-# Isolated from .venv, as a release is.
+# With the tools of .venv: an environment of its own would bring PyTorch a second time.
 build: setup
 	rm -rf dist
-	$(BIN)/python -m build --wheel --outdir dist
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist

@@ -47,7 +47,7 @@ class Command(msgspec.Struct, frozen=True):
     precision: str
     process: Memory
     said: str
-    """The last line that it printed."""
+    """What it counted, in its own words."""
 
 
 class Wide(msgspec.Struct, frozen=True):
@@ -102,7 +102,8 @@ def _command(precision: str) -> Command:
         process, said = children.of_command(
             [*words, "--source", f"npz:{folder / 'stream.npz'}", "--state", str(folder / "state")]
         )
-        return Command(precision, process, said.strip().splitlines()[-1])
+        told = [" ".join(line.split()) for line in said.splitlines() if line.startswith(("updates", "time", "memory"))]
+        return Command(precision, process, "; ".join(told))
 
 
 def _wide(learner: str, kernel: int, recompute: bool) -> Wide:
@@ -190,6 +191,7 @@ def render(found: Found) -> list[str]:
                 ["PyTorch eager (no journal)", *_mbs(found.torch)],
             ],
         ),
+        "\n".join(f"- edgecl, {command.precision}: {command.said}" for command in found.commands),
         f"## WRN-40-2, EcoTTA with K = 4, batch {WIDE_BATCH}: compiled `adapt`",
         results.table(
             ["", "workspace, estimated", "workspace, measured", "whole process, resident", "whole process, peak"],

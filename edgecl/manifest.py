@@ -54,9 +54,9 @@ class Memory(Record, frozen=True):
     estimated_bytes: Size
     """Packed weights and live activations at the worst moment, from the graph."""
     weights_bytes: Size
-    """Heap that loading the method took, measured."""
+    """Heap that loading the method took, measured, in steps of an eighth of the estimate."""
     workspace_bytes: Size
-    """Heap that its first execution took and kept, measured."""
+    """Heap that its first execution took and kept, measured likewise."""
     planned_bytes: Size
     """Buffers that ExecuTorch planned ahead of time."""
 

@@ -48,6 +48,8 @@ COLLAPSE_SHARE: Final = 0.1
 """Of ln C: under this entropy of class shares, nearly all answers are one class, and the canaries are asked at once."""
 WINDOW: Final = 256
 
+MEASURED_STEP_BYTES: Final = 1 << 16
+
 Say = Callable[[str], None]
 
 
@@ -241,10 +243,11 @@ def _manifest(
     methods = []
     for name, flat in compiled.methods.items():
         outputs = flat.run(*flat.example)
+        estimate = compiled.lowered.estimates[name]
         memory = Memory(
-            estimated_bytes=compiled.lowered.estimates[name].total_bytes,
-            weights_bytes=costs[name].weights_bytes,
-            workspace_bytes=costs[name].workspace_bytes,
+            estimated_bytes=estimate.total_bytes,
+            weights_bytes=_settled(costs[name].weights_bytes, estimate.weights_bytes),
+            workspace_bytes=_settled(costs[name].workspace_bytes, estimate.workspace_bytes),
             planned_bytes=compiled.lowered.planned_bytes[name],
         )
         kind, _, size = name.partition("_b")
@@ -300,6 +303,12 @@ def _manifest(
         built_with=(("edgecl", edgecl.__version__), *((name, _version(name)) for name in ("torch", "executorch"))),
         files=(),
     )
+
+
+def _settled(measured: int, estimated: int) -> int:
+    """What was measured, in whole steps from the estimate: an allocator varies by pages, a bundle's bytes may not."""
+    step = max(MEASURED_STEP_BYTES, estimated // 8)
+    return max(0, estimated + round((measured - estimated) / step) * step)
 
 
 def _tensors(names: tuple[str, ...], values: tuple[torch.Tensor, ...]) -> tuple[Tensor, ...]:

@@ -97,7 +97,7 @@ class Runner:
         wrong = count = 0
         for start in range(0, len(x) - self.batch + 1, self.batch):
             part = slice(start, start + self.batch)
-            given = {**self._state, **self._fixed, "x": self.pre.batch(list(x[part]))}
+            given = self._state | self._fixed | {"x": self.pre.batch(list(x[part]))}
             out = self.program.execute(self.method.name, [given[name] for name in self.method.inputs])
             named = dict(zip(self.method.outputs, out, strict=True))
             wrong += int((named["logits"].argmax(1) != y[part]).sum())
@@ -186,13 +186,9 @@ def _no_harm(by: Rows) -> str:
     for learner in cases.LEARNERS:
         for precision in cases.PRECISIONS:
             rows = [by.get((learner, precision, size, "compiled")) for size in sizes]
-            lines.append(
-                [
-                    f"{learner} {precision}",
-                    *(_shown(row and row.clean) for row in rows),
-                    *(_shown(row and row.mild) for row in rows),
-                ]
-            )
+            clean = [_shown(row.clean if row else None) for row in rows]
+            mild = [_shown(row.mild if row else None) for row in rows]
+            lines.append([f"{learner} {precision}", *clean, *mild])
     return results.table(["", *(f"clean, batch {n}" for n in sizes), *(f"brightness, batch {n}" for n in sizes)], lines)
 
 

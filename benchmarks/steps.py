@@ -1,13 +1,14 @@
 """Times of single steps, compiled in float and int8 and by PyTorch eager, call by call in turn; and the memory of each.
 
-PyTorch runs benchmarks/peers.py in the faster of its two memory layouts. `same function` is the learner's own eager
-function: what the compiled step was traced from, by PyTorch and its autograd.
+PyTorch runs benchmarks/peers.py in the faster of its two memory layouts.
 """
 
+import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,21 +17,26 @@ import children
 import models
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import peers
 import results
 import torch
 from process import Memory
 
-from edgecl.engine import open_program
+from edgecl.engine import Program, open_program
 from edgecl.manifest import Kind
-from export.eager import EagerProgram
-from export.learners import Learner, adapts
+from export.learners import adapts
 
+Array = npt.NDArray[Any]
 Call = Callable[[], object]
 
 THREADS: Final = (1, 2)
 
-LEAST_ROUNDS: Final = 5
+WORKERS: Final = 2
+
+BUDGET_S: Final = 1.5
+"""For each group of calls that are timed in turn; more where that is too short for LEAST_ROUNDS."""
+LEAST_ROUNDS: Final = 7
 SHORT_S: Final = 0.005
 """A call this short is made once untimed at the start of its turn, and several times in it."""
 TURN_S: Final = 0.01
@@ -61,7 +67,7 @@ class Time(msgspec.Struct, frozen=True):
 
 
 class Timed(msgspec.Struct, frozen=True):
-    """One method by everything that can run it: `float`, `int8`, `torch`, `same function`."""
+    """One method by everything that can run it: `float`, `int8`, `torch`."""
 
     case: Case
     kind: Kind
@@ -86,72 +92,96 @@ class Used(msgspec.Struct, frozen=True):
     process: Memory
 
 
+@dataclass(frozen=True)
+class Family:
+    """A learner on a network at one precision: one program, with its methods at all batch sizes."""
+
+    model: str
+    learner: str
+    kernel: int
+    precision: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """A program, and example inputs of each method."""
+
+    path: Path
+    inputs: Mapping[str, Sequence[Array]]
+
+
 def all_cases() -> list[Case]:
-    """Every case, small ones first."""
-    resnet = [
-        ("source", 1),
-        ("norm", 1),
-        ("tent", 1),
-        ("ecotta", 1),
-        ("ecotta", 3),
-        ("ecotta-frozen", 1),
-        ("ecotta-frozen", 3),
-    ]
+    """Every case, small batches first."""
+    both = [(learner, kernel) for learner in ("ecotta", "ecotta-frozen") for kernel in (1, 3)]
+    resnet = [*((learner, 1) for learner in ("source", "norm", "tent")), *both]
     found = [Case("resnet20", learner, kernel, batch) for batch in (1, 16, 64) for learner, kernel in resnet]
     return found + [Case("mobilenet_v2", learner, 1, batch) for batch in (1, 8) for learner in ("source", "ecotta")]
 
 
-def run(cases_wanted: Sequence[Case]) -> Iterator[tuple[list[Timed], list[Used]]]:
-    """Times and memory of each case, as they are found."""
-    learners: dict[tuple[str, str, int], list[tuple[Learner, torch.Tensor]]] = {}
-    for case in cases_wanted:
-        key = (case.model, case.learner, case.kernel)
-        if key not in learners:
-            learners[key] = [_learner(case, precision) for precision in cases.PRECISIONS]
-        with tempfile.TemporaryDirectory() as folder:
-            yield _case(case, learners[key], Path(folder))
+def run(wanted: Sequence[Case]) -> Iterator[tuple[list[Timed], list[Used]]]:
+    """Times and memory of each case, as they are found; all programs are compiled before the first is timed."""
+    families: dict[Family, list[int]] = {}
+    for case in wanted:
+        for precision in cases.PRECISIONS:
+            families.setdefault(Family(case.model, case.learner, case.kernel, precision), []).append(case.batch)
+    with tempfile.TemporaryDirectory() as folder:
+        with ProcessPoolExecutor(WORKERS, mp_context=multiprocessing.get_context("spawn")) as pool:
+            jobs = {family: pool.submit(_make, family, sizes, Path(folder)) for family, sizes in families.items()}
+            made = {family: job.result() for family, job in jobs.items()}
+        for case in wanted:
+            programs = {p: made[Family(case.model, case.learner, case.kernel, p)] for p in cases.PRECISIONS}
+            yield _times_of(case, programs), _memory_of(case, programs)
 
 
-def _learner(case: Case, precision: str) -> tuple[Learner, torch.Tensor]:
-    project = cases.project(case.model, case.learner, precision, kernel=case.kernel, epochs=0)
-    learner, source = cases.learner_of(project)
-    return learner, source.inputs(source.spread_out(64))
-
-
-def _case(case: Case, learners: Sequence[tuple[Learner, torch.Tensor]], folder: Path) -> tuple[list[Timed], list[Used]]:
-    learner, x = learners[0]
+def _make(family: Family, batches: Sequence[int], folder: Path) -> Made:
+    """Compile a family, in a worker."""
     torch.set_num_threads(1)
+    project = cases.project(family.model, family.learner, family.precision, kernel=family.kernel, epochs=0)
+    learner, source = cases.learner_of(project)
     kinds: list[Kind] = ["infer", "adapt"] if adapts(learner) else ["infer"]
-    made = {}
-    for precision, (own, samples) in zip(cases.PRECISIONS, learners, strict=True):
-        wanted = list(dict.fromkeys([("infer", 1), *((kind, case.batch) for kind in kinds)]))
-        made[precision] = cases.compiled(own, samples, wanted)  # type: ignore[arg-type]
-        (folder / f"{precision}.pte").write_bytes(made[precision].pte)
+    x = source.inputs(source.spread_out(max(batches)))
+    methods: list[tuple[Kind, int]] = [("infer", 1), *((kind, batch) for batch in batches for kind in kinds)]
+    made = cases.compiled(learner, x, list(dict.fromkeys(methods)))
+    path = folder / f"{family.model}-{family.learner}-{family.kernel}-{family.precision}.pte"
+    path.write_bytes(made.pte)
+    return Made(path, {name: cases.arrays(method) for name, method in made.methods.items()})
+
+
+def _kinds(case: Case, made: Made) -> list[Kind]:
+    kinds: tuple[Kind, ...] = ("infer", "adapt")
+    return [kind for kind in kinds if f"{kind}_b{case.batch}" in made.inputs]
+
+
+def _times_of(case: Case, made: Mapping[str, Made]) -> list[Timed]:
     timed = []
     for threads in THREADS:
         torch.set_num_threads(threads)
-        for kind in kinds:
+        for kind in _kinds(case, made["float"]):
             name = f"{kind}_b{case.batch}"
-            opened = {p: open_program(folder / f"{p}.pte", methods=[name], threads=threads) for p in cases.PRECISIONS}
-            calls = {p: _executes(opened[p], name, cases.arrays(made[p].methods[name])) for p in cases.PRECISIONS}
-            layout, calls["torch"] = _peer(case, kind, x[: case.batch])
-            if kind == "adapt":
-                method = made["float"].methods[name]
-                calls["same function"] = _executes(EagerProgram([method]), name, cases.arrays(method))
-            timed.append(Timed(case, kind, threads, layout, alternate(calls, 1.0 + 0.05 * case.batch)))
+            opened = {p: open_program(made[p].path, methods=[name], threads=threads) for p in made}
+            calls = {p: _executes(opened[p], name, made[p].inputs[name]) for p in made}
+            x = next(array for array in made["float"].inputs[name] if array.ndim == 4)
+            layout, calls["torch"] = _peer(case, kind, torch.from_numpy(x))
+            timed.append(Timed(case, kind, threads, layout, alternate(calls, BUDGET_S)))
             for program in opened.values():
                 program.close()
-    with ThreadPoolExecutor(2) as pool:
+    return timed
+
+
+def _memory_of(case: Case, made: Mapping[str, Made]) -> list[Used]:
+    kinds = _kinds(case, made["float"])
+    methods = list(dict.fromkeys(["infer_b1", *(f"{kind}_b{case.batch}" for kind in kinds)]))
+    with ThreadPoolExecutor(1) as pool:
         in_torch = pool.submit(children.of_torch, case.model, case.learner, case.kernel, case.batch)
-        used = [
-            _used(case, precision, folder / f"{precision}.pte", list(made[precision].methods), kinds)
-            for precision in made
-        ]
-        used.append(Used(case, "torch", {}, in_torch.result()))
-    return timed, used
+        used = []
+        for precision, program in made.items():
+            costs = children.costs(program.path, methods)
+            workspace: dict[str, int] = {kind: costs[f"{kind}_b{case.batch}"].workspace_bytes for kind in kinds}
+            used.append(Used(case, precision, workspace, children.of_program(program.path, methods)))
+        return [*used, Used(case, "torch", {}, in_torch.result())]
 
 
-def _executes(program: Any, method: str, given: Sequence[Any]) -> Call:
+def _executes(program: Program, method: str, given: Sequence[Array]) -> Call:
     return lambda: program.execute(method, given)
 
 
@@ -196,12 +226,6 @@ def _seconds(call: Call) -> float:
     return time.perf_counter() - started
 
 
-def _used(case: Case, precision: str, program: Path, methods: list[str], kinds: Sequence[Kind]) -> Used:
-    costs = children.costs(program, methods)
-    workspace = {kind: costs[f"{kind}_b{case.batch}"].workspace_bytes for kind in kinds}
-    return Used(case, precision, workspace, children.of_program(program, methods))
-
-
 def render(timed: Sequence[Timed], used: Sequence[Used]) -> list[str]:
     """What was found, as Markdown."""
     sections = [
@@ -227,12 +251,10 @@ def render(timed: Sequence[Timed], used: Sequence[Used]) -> list[str]:
 def _times(rows: Sequence[Timed]) -> str:
     lines = []
     for row in rows:
-        shown = [_ms(row.times.get(by)) for by in ("float", "int8", "torch", "same function")]
+        shown = [_ms(row.times.get(by)) for by in ("float", "int8", "torch")]
         ratios = [f"{row.ratio(precision):.2f}" for precision in cases.PRECISIONS]
         lines.append([row.case.title, str(row.case.batch), *shown, *ratios])
-    return results.table(
-        ["", "batch", "float", "int8", "PyTorch", "same function", "float / PyTorch", "int8 / PyTorch"], lines
-    )
+    return results.table(["", "batch", "float", "int8", "PyTorch", "float / PyTorch", "int8 / PyTorch"], lines)
 
 
 def _memory(rows: Sequence[Used]) -> str:

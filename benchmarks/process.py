@@ -24,8 +24,8 @@ class Memory(msgspec.Struct, frozen=True):
     peak_bytes: int
 
 
-def compiled(program: Path, methods: Sequence[str]) -> None:
-    """Execute every method in turn, all of them loaded."""
+def compiled(program: Path, methods: Sequence[str]) -> object:
+    """Execute every method in turn, all of them loaded. Returns what holds the memory."""
     import edgecl.loop  # noqa: F401  what the board has loaded anyway
     from edgecl import _runtime
 
@@ -40,17 +40,18 @@ def compiled(program: Path, methods: Sequence[str]) -> None:
     for _ in range(ROUNDS):
         for engine, method, inputs in calls:
             engine.execute(method, inputs)
+    return calls
 
 
-def eager(model: str, learner: str, kernel: int, batch: int) -> None:
-    """Answer one sample and adapt to a batch, in turn."""
+def eager(model: str, learner: str, kernel: int, batch: int) -> object:
+    """Answer one sample and adapt to a batch, in turn. Returns what holds the memory."""
     import models
     import peers
     import torch
 
     torch.set_num_threads(1)
     make: Callable[[], models.Split] = getattr(models, model)
-    network = make().to(memory_format=torch.channels_last)
+    network = make().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch's stub lacks it
     steps = [(peers.infer_step(learner, network, kernel), 1)]
     if learner == "source":
         steps.append((steps[0][0], batch))
@@ -59,12 +60,13 @@ def eager(model: str, learner: str, kernel: int, batch: int) -> None:
     for _ in range(ROUNDS):
         for step, size in steps:
             step(torch.randn(size, 3, network.size, network.size).to(memory_format=torch.channels_last))
+    return steps
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "compiled":
-        compiled(Path(sys.argv[2]), sys.argv[3:])
+        held = compiled(Path(sys.argv[2]), sys.argv[3:])
     else:
-        eager(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+        held = eager(sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
     found = Memory(resident.resident_bytes(), resident.peak_resident_bytes())
     sys.stdout.buffer.write(msgspec.json.encode(found))

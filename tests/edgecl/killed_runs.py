@@ -22,8 +22,13 @@ from edgecl.loop import Loop
 from edgecl.manifest import Layout
 from edgecl.settings import Settings
 
-LONGEST_S = 0.12
-"""A run that takes some 20 ms to open is killed within this."""
+OPENING = 0.25
+"""Share of runs that are killed within OPENING_S of their start; opening takes some 20 ms."""
+OPENING_S = 0.03
+MOST_RECORDS = 40
+"""The others are killed within RUNNING_S of a record up to this one: longer than most gaps between two records."""
+RUNNING_S = 0.005
+POLL_S = 0.0002
 
 
 def run(bundle: Path, images: Path, where: Path, *, sync: bool, every: int, seen: mmap.mmap | None = None) -> str:
@@ -93,6 +98,18 @@ class Witness:
         assert not any(isinstance(record, journal.Torn) for record in found)
 
 
+def killed(child: int, seen: mmap.mmap, records: int, delay_s: float) -> int:
+    """Kill a child some time after it has counted so many records. Returns its status; it may have ended before."""
+    while int.from_bytes(seen[0:8], "little") < records:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(POLL_S)
+    time.sleep(delay_s)
+    os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+
 def main(bundle: Path, images: Path, where: Path, kills: int, seed: int) -> None:
     chance = random.Random(seed)
     with open_bundle(bundle) as opened:
@@ -102,16 +119,16 @@ def main(bundle: Path, images: Path, where: Path, kills: int, seed: int) -> None
     witness = Witness(where, layout, built)
     witness.check(2, 2)
     for _ in range(kills):
-        seen, delay_s = mmap.mmap(-1, 16), chance.uniform(0, LONGEST_S)
+        seen, records, delay_s = mmap.mmap(-1, 16), chance.randint(1, MOST_RECORDS), chance.uniform(0, RUNNING_S)
+        if chance.random() < OPENING:
+            records, delay_s = 0, chance.uniform(0, OPENING_S)
         child = os.fork()
         if not child:
             try:
                 run(bundle, images, where, sync=chance.random() < 0.5, every=3, seen=seen)
             finally:
                 os._exit(0)
-        time.sleep(delay_s)
-        os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
+        status = killed(child, seen, records, delay_s)
         counted, synced = (int.from_bytes(seen[at : at + 8], "little") for at in (0, 8))
         print("ended" if os.WIFEXITED(status) else counted or "opening", flush=True)
         witness.check(counted + 1, synced)  # the last one may not have been counted yet

@@ -26,4 +26,4 @@ def test_a_run_survives_being_killed_at_random_moments(looped: Path, tmp_path: P
     *rounds, end = killed.stdout.splitlines()
     assert end == f"sound {loop.state.digest}", "a run in pieces learns what a whole one does"
     assert len(rounds) == KILLS
-    assert sum(each.isdecimal() for each in rounds) > KILLS / 4, "most kills came before anything was journalled"
+    assert sum(each.isdecimal() for each in rounds) > KILLS / 2, "most kills came before anything was journalled"

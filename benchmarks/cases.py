@@ -90,7 +90,8 @@ def compiled(learner: Learner, x: Tensor, wanted: Sequence[tuple[Kind, int]], *,
     for kind, size in wanted:
         method = trace.methods(learner, kind, size, x[[i % len(x) for i in range(size)]], learner.encoder.classes)
         methods[method.name] = method
-        graphs[method.name] = rematerialise(lean(trace.trace(method), method.example), arithmetic=recompute)
+        graph = lean(trace.trace(method), method.example, parts=1 if recompute else None)
+        graphs[method.name] = rematerialise(graph, arithmetic=recompute)
     lowered = lower(graphs)
     counts = {name: len(used) for name, used in lowered.operators.items()}
     return Compiled(lowered.pte, methods, counts, lowered.estimates)

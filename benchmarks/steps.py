@@ -38,8 +38,10 @@ WORKERS: Final = 2
 BUDGET_S: Final = 1.5
 """For each group of calls that are timed in turn; more where that is too short for LEAST_ROUNDS."""
 LEAST_ROUNDS: Final = 7
-SHORT_S: Final = 0.005
-"""A call this short is made once untimed at the start of its turn, and several times in it."""
+PAUSE_S: Final = 0.01
+"""Before each turn: threads of both engines wait for work busily for some milliseconds, and would slow the other."""
+SHORT_S: Final = 0.03
+"""A call this short is made once untimed at the start of its turn, where caches are cold and threads asleep."""
 TURN_S: Final = 0.01
 MOST_IN_TURN: Final = 8
 DISTURBED: Final = 2.0
@@ -213,8 +215,9 @@ def alternate(calls: Mapping[str, Call], budget_s: float) -> dict[str, Time]:
     while rounds < LEAST_ROUNDS or time.perf_counter() < end:
         rounds += 1
         for name, call in calls.items():
+            time.sleep(PAUSE_S)
             if first[name] < SHORT_S:
-                call()  # after another's turn, threads sleep and caches are cold
+                call()
             for _ in range(max(1, min(MOST_IN_TURN, int(TURN_S / first[name])))):
                 found[name].append(_seconds(call))
     return {

@@ -61,7 +61,7 @@ def compile_learner(learner: Learner, x: Tensor, batch: int, classes: int, *, re
     for kind, size in wanted(learner, batch):
         example = x[[i % len(x) for i in range(size)]]
         method = trace.methods(learner, kind, size, example, classes)
-        graph = lean(trace.trace(method), method.example)
+        graph = lean(trace.trace(method), method.example, parts=1 if recompute else None)
         methods[method.name] = method
         graphs[method.name] = rematerialise(graph, arithmetic=recompute)
     return Compiled(batch, methods, graphs, lower(graphs))

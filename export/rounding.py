@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
-from torch import Tensor, library
+from torch import Tensor
 
 from export.passes.shapes import spread
+from export.round_per_image import round_per_image
 
 aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed
@@ -105,27 +106,6 @@ def when_read(w: Tensor, stride: Sequence[int], padding: Sequence[int]) -> When:
     if w.shape[2:].numel() > 1 or max(stride) > 1 or any(padding):
         return "image"
     return "pixel" if w.shape[1] >= MIN_CHANNELS else "never"
-
-
-@library.custom_op("edgecl::round_per_image", mutates_args=())
-def round_per_image(x: Tensor, pixels: bool = False) -> Tensor:
-    """x [B, ...] on a grid for each image, whose ends are its extremes, as XNNPACK quantises at run time ("qd8").
-
-    With `pixels`, x [B, C, H, W] is on a grid for each pixel.
-    """
-    flat = x if pixels else x.flatten(1)
-    low, high = torch.clamp(flat.amin(1, True), max=0.0), torch.clamp(flat.amax(1, True), min=0.0)
-    steps = torch.where(high > low, 255 / (high - low), torch.ones_like(low))
-    from_low, from_high = -128 - low * steps, 127 - high * steps
-    off = (low * steps - 128) + (high * steps + 127)  # the end with the smaller error places zero
-    zero = torch.round(torch.clamp(torch.where(off > 0, from_low, from_high), -128, 127))
-    stored = torch.clamp(torch.round(flat * steps) + zero, -128, 127)
-    return ((stored - zero) / steps).reshape(x.shape)
-
-
-@round_per_image.register_fake
-def _(x: Tensor, pixels: bool = False) -> Tensor:
-    return torch.empty_like(x)
 
 
 def rounded_per_image(x: Tensor, pixels: bool = False) -> Tensor:

@@ -72,8 +72,9 @@ CACHE_BYTES = 1 << 20
 def _some_images(x: Tensor, copies: int) -> list[Tensor]:
     """The batch in parts of which `copies` copies fit in the cache."""
     each = copies * x[0].numel() * 4
-    many = max(1, min(len(x), CACHE_BYTES // each))
-    return [x[i : i + many] for i in range(0, len(x), many)] if many < len(x) else [x]
+    parts = min(len(x), -(-len(x) * each // CACHE_BYTES))
+    many = -(-len(x) // parts)
+    return [x[i : i + many] for i in range(0, len(x), many)] if parts > 1 else [x]
 
 
 def _join(parts: list[Tensor], dim: int) -> Tensor:

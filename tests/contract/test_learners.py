@@ -4,6 +4,7 @@ Agree with its eager function in float64, leave alone what is frozen or not sele
 """
 
 import hashlib
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from export.passes import lean
 from tests.contract.learners import ADAPTING, CASES, CLASSES, TRAINING, each, graph, make, shifted
 from tests.export import nets, pipeline
 
+SPLITTING = importlib.import_module("export.passes.split_batch")
 ECOTTA = [name for name in ADAPTING if name.startswith("ecotta")]
 LEAN = [
     *(pytest.param(name, "adapt", marks=pytest.mark.xdist_group(name)) for name in ADAPTING),
@@ -86,14 +88,18 @@ def test_fifty_steps_compiled_are_fifty_steps_in_float64(name: str, tmp_path: Pa
         assert np.linalg.norm(compiled.state[key] - state[key]) < STATE_TOLERANCE * moved
 
 
+@pytest.mark.parametrize("parts", [1, 4])
 @pytest.mark.parametrize(("name", "kind"), LEAN)
-def test_the_lean_graph_is_the_traced_one_to_ten_digits(name: str, kind: str) -> None:
-    """In float64: gradients written as convolutions, masks and folded scalars are those of autograd."""
+def test_the_lean_graph_is_the_traced_one_to_ten_digits(
+    name: str, kind: str, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float64: gradients written as convolutions, masks, folded scalars and parts of a batch are autograd's."""
+    monkeypatch.setattr(SPLITTING, "LEAST_BYTES", 0)
     learner = make(name, torch.float64)
     method = trace.methods(learner, kind, BATCH, shifted(name, BATCH, 0, torch.float64), CLASSES)
     example = tuple(_labels() if t == "y" else value for t, value in zip(method.inputs, method.example, strict=True))
     stock = trace.trace(method)
-    for got, want in zip(lean(stock, example)(*example), method.run(*example), strict=True):
+    for got, want in zip(lean(stock, example, parts=parts)(*example), method.run(*example), strict=True):
         assert pipeline.apart(got, want) < 1e-10
 
 

@@ -84,6 +84,17 @@ def large() -> Labelled:
     return x, y[:LARGE_COUNT]
 
 
+def objects() -> npt.NDArray[np.uint8]:
+    """2,000 images of CIFAR-100, of other classes than CIFAR-10's."""
+    return _read("cifar100_test")[0]
+
+
+def digits() -> npt.NDArray[np.uint8]:
+    """4,000 handwritten digits, with a black border up to 32 pixels, in three equal channels."""
+    x = _read("mnist_test")[0].reshape(-1, 28, 28)
+    return np.repeat(np.pad(x, ((0, 0), (2, 2), (2, 2)))[..., None], 3, axis=3)
+
+
 def _read(name: str) -> Labelled:
     with np.load(root() / f"{name}.npz") as file:
         return file["x"], file["y"]

@@ -1,6 +1,6 @@
 """`make bench`: runs the benchmarks and writes what they find into results/.
 
-With names of benchmarks after it, `python benchmarks/run.py` runs those: accuracy, steps, memory.
+With names of benchmarks after it, `python benchmarks/run.py` runs those: accuracy, steps, memory, ood.
 """
 
 import sys
@@ -11,6 +11,7 @@ from typing import Final
 import accuracy
 import data
 import memory
+import ood
 import results
 import steps
 
@@ -43,6 +44,12 @@ def run_steps() -> None:
     results.write("steps", "Single steps: time and memory", steps.render(timed, used), found)
 
 
+def run_ood() -> None:
+    """The detector beside others; about 2 minutes."""
+    found = ood.run()
+    results.write("ood", "Inputs that do not belong: CIFAR-10, ResNet-20", ood.render(found), found)
+
+
 def run_memory() -> None:
     """Memory of whole processes; about 2 minutes."""
     found = memory.run()
@@ -53,6 +60,7 @@ BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "accuracy": run_accuracy,
     "steps": run_steps,
     "memory": run_memory,
+    "ood": run_ood,
 }
 
 

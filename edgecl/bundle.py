@@ -23,6 +23,7 @@ import msgspec
 
 from edgecl import archive, contents, disk, unpack
 from edgecl.contents import Canaries, Vectors
+from edgecl.detector import Detector
 from edgecl.errors import BundleError, StoreError
 from edgecl.manifest import File, Manifest, Method, encode
 from edgecl.state import State
@@ -92,6 +93,13 @@ def read_vectors(bundle: Bundle, method: Method) -> Vectors:
 def read_canaries(bundle: Bundle) -> Canaries:
     """The canaries; none gives arrays of length 0."""
     return contents.load_canaries(bundle.directory, bundle.manifest, bundle.origin)
+
+
+def read_detector(bundle: Bundle) -> Detector | None:
+    """The detector, where the bundle has one."""
+    return (
+        contents.load_detector(bundle.directory, bundle.manifest, bundle.origin) if bundle.manifest.detector else None
+    )
 
 
 def write(manifest: Manifest, files: Mapping[str, bytes], destination: Path) -> Bundle:

@@ -3,7 +3,8 @@
 * `state.safetensors`     a state file (`edgecl/state.py`) of the manifest's layout, at step 0
 * `vectors.safetensors`   `<method>/in/<tensor>` and `<method>/out/<tensor>` for every tensor of every method
 * `canaries.safetensors`  `x` [n, *input.shape], uint8 for images or float32 for vectors, and `y` int64 [n]
-* `detector.safetensors`  numeric tensors; their meaning is the detector's
+* `detector.safetensors`  `mean` and `scale` [features] and `prototypes`, a row a class: float32 [C, D], or uint8
+                          [C, D / 8] where the manifest's detector keeps bits
 
 The functions take the directory in which a verified bundle lies, and the bundle's name for messages.
 """
@@ -19,6 +20,7 @@ import numpy.typing as npt
 import safetensors
 
 from edgecl import state
+from edgecl.detector import Detector, Fit
 from edgecl.errors import BundleError, StoreError
 from edgecl.manifest import Manifest, Method
 
@@ -35,7 +37,6 @@ MAX_HEADER_BYTES: Final = 1 << 20
 
 _DTYPES: Final = {"float32": "F32", "int64": "I64", "int32": "I32", "uint8": "U8", "bool": "BOOL"}
 _FLOATS: Final = ("F16", "F32", "F64")
-_NUMERIC: Final = (*_FLOATS, "I8", "I16", "I32", "I64", "U8", "U16", "U32", "U64", "BOOL")
 
 Array = npt.NDArray[Any]
 Needed = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -60,7 +61,8 @@ class Canaries:
 def allowed(manifest: Manifest) -> tuple[frozenset[str], frozenset[str]]:
     """Files that the bundle must have, and those that it may have."""
     must = {PROGRAM, STATE, VECTORS} | ({CANARIES} if manifest.canaries.count else set())
-    may = must | {CANARIES, DETECTOR} | {f"{ONNX}/{method.name}.onnx" for method in manifest.methods}
+    must |= {DETECTOR} if manifest.detector else set()
+    may = must | {CANARIES} | {f"{ONNX}/{method.name}.onnx" for method in manifest.methods}
     return frozenset(must), frozenset(may)
 
 
@@ -70,9 +72,8 @@ def check(directory: Path, manifest: Manifest, where: str) -> None:
     _check_tensors(directory / VECTORS, _needed_vectors(manifest), where)
     if (directory / CANARIES).exists():
         load_canaries(directory, manifest, where)
-    if (directory / DETECTOR).exists():
-        _check_tensors(directory / DETECTOR, None, where)
-        _check_finite(directory / DETECTOR, where)
+    if manifest.detector:
+        load_detector(directory, manifest, where)
 
 
 def load_state(directory: Path, manifest: Manifest, where: str) -> state.State:
@@ -116,6 +117,28 @@ def load_canaries(directory: Path, manifest: Manifest, where: str) -> Canaries:
     return canaries
 
 
+def load_detector(directory: Path, manifest: Manifest, where: str) -> Detector:
+    """The detector, of a bundle that has one. Raises BundleError."""
+    path, record, features = directory / DETECTOR, manifest.detector, manifest.features
+    assert record
+    prototypes = ("U8", record.dimensions // 8) if record.form == "bits" else ("F32", record.dimensions)
+    needed = {
+        "mean": ("F32", (features,)),
+        "scale": ("F32", (features,)),
+        "prototypes": (prototypes[0], (len(manifest.classes), prototypes[1])),
+    }
+    _check_tensors(path, needed, where)
+    _check_finite(path, where)
+    with safetensors.safe_open(path, framework="numpy") as file:
+        fit = Fit(file.get_tensor("mean"), file.get_tensor("scale"), file.get_tensor("prototypes"))
+    if not (fit.scale > 0).all():
+        raise BundleError(f"{where}: {DETECTOR}: a scale that is not above zero; rebuild the bundle")
+    try:
+        return Detector(record, fit)
+    except ValueError as error:
+        raise BundleError(f"{where}: detector: {error}; rebuild the bundle") from None
+
+
 def _needed_vectors(manifest: Manifest) -> Needed:
     return {
         f"{method.name}/{side}/{tensor.name}": (_DTYPES[tensor.dtype], tensor.shape)
@@ -125,8 +148,8 @@ def _needed_vectors(manifest: Manifest) -> Needed:
     }
 
 
-def _check_tensors(path: Path, needed: Needed | None, where: str) -> None:
-    """Check that the file is sound and has exactly these tensors, or any numeric ones where none are named."""
+def _check_tensors(path: Path, needed: Needed, where: str) -> None:
+    """Check that the file is sound and has exactly these tensors."""
     with path.open("rb") as raw:
         header_bytes = int.from_bytes(raw.read(8), "little")
     if header_bytes > min(MAX_HEADER_BYTES, os.stat(path).st_size):
@@ -137,16 +160,14 @@ def _check_tensors(path: Path, needed: Needed | None, where: str) -> None:
     except safetensors.SafetensorError as error:
         raise BundleError(f"{where}: {path.name}: not a safetensors file: {error}; rebuild the bundle") from None
     for name, (dtype, shape) in have.items():
-        if needed is not None and name not in needed:
+        if name not in needed:
             raise BundleError(f"{where}: {path.name}: {name!r} is not in the manifest; rebuild the bundle")
-        if needed is None and dtype not in _NUMERIC:
-            raise BundleError(f"{where}: {path.name}: {name!r} is {dtype}, which edgecl does not read; rebuild")
-        if needed is not None and (dtype, shape) != needed[name]:
+        if (dtype, shape) != needed[name]:
             raise BundleError(
                 f"{where}: {path.name}: {name!r} is {dtype}{list(shape)}, "
                 f"the manifest says {needed[name][0]}{list(needed[name][1])}; rebuild the bundle"
             )
-    if needed is not None and (missing := needed.keys() - have.keys()):
+    if missing := needed.keys() - have.keys():
         raise BundleError(f"{where}: {path.name}: it has no {min(missing)!r}; rebuild the bundle")
 
 

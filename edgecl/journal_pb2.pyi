@@ -184,6 +184,8 @@ class Prediction(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     Y_FIELD_NUMBER: _builtins.int
     LATENCY_NS_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    NOVEL_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """counts samples over the life of the state directory"""
     label: _builtins.int
@@ -200,6 +202,10 @@ class Prediction(_message.Message):
     """true label, where it is known"""
     latency_ns: _builtins.int
     """from the sample to its answer"""
+    similarity: _builtins.float
+    """to the source, -1 to 1, where the bundle has a detector"""
+    novel: _builtins.bool
+    """whether that is below the detector's threshold"""
     @_builtins.property
     def stamp(self) -> Global___Stamp: ...
     def __init__(
@@ -214,13 +220,20 @@ class Prediction(_message.Message):
         position: _builtins.int = ...,
         y: _builtins.int | None = ...,
         latency_ns: _builtins.int = ...,
+        similarity: _builtins.float | None = ...,
+        novel: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_y", b"_y", "stamp", b"stamp", "y", b"y"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_similarity", b"_similarity", "_y", b"_y", "similarity", b"similarity", "stamp", b"stamp", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_y", b"_y", "confidence", b"confidence", "entropy", b"entropy", "label", b"label", "latency_ns", b"latency_ns", "position", b"position", "seq", b"seq", "stamp", b"stamp", "step", b"step", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_similarity", b"_similarity", "_y", b"_y", "confidence", b"confidence", "entropy", b"entropy", "label", b"label", "latency_ns", b"latency_ns", "novel", b"novel", "position", b"position", "seq", b"seq", "similarity", b"similarity", "stamp", b"stamp", "step", b"step", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__similarity: _TypeAlias = _typing.Literal["similarity"]  # noqa: Y015
+    _WhichOneofArgType__similarity: _TypeAlias = _typing.Literal["_similarity", b"_similarity"]  # noqa: Y015
     _WhichOneofReturnType__y: _TypeAlias = _typing.Literal["y"]  # noqa: Y015
     _WhichOneofArgType__y: _TypeAlias = _typing.Literal["_y", b"_y"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__similarity) -> _WhichOneofReturnType__similarity | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__y) -> _WhichOneofReturnType__y | None: ...
 
 Global___Prediction: _TypeAlias = Prediction  # noqa: Y015

@@ -25,8 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecl import __version__, _runtime, checkpoints, disk, guard, journal, selftest
-from edgecl.bundle import Bundle, open_bundle
+from edgecl.bundle import Bundle, open_bundle, read_detector
 from edgecl.clock import SystemClock, boot_id
+from edgecl.detector import Likeness
 from edgecl.errors import EdgeclError, ProgramError, StoreError
 from edgecl.here import check_here
 from edgecl.learning import Batch, Learning, Outcome
@@ -56,6 +57,10 @@ class Answer:
     """Of all class probabilities, in nats."""
     logits: npt.NDArray[np.float32]
     """One number a class."""
+    similarity: float | None = None
+    """To the source, -1 to 1; None where the bundle has no detector."""
+    novel: bool = False
+    """Whether that is below the detector's threshold."""
 
 
 class Loop:
@@ -126,6 +131,7 @@ class Loop:
             self._worker = None if settings.sync else Worker("edgecl-learning")
             self._stack = stack.pop_all()
         self._preprocess = Preprocess(manifest.input)
+        self._detector = read_detector(self.bundle)
         self._pending: list[npt.NDArray[Any]] = []
         self._first_seq = self._seq
         self._next = self._place.position
@@ -156,7 +162,8 @@ class Loop:
         position = self._next if position is None else position
         state = self.state
         out = self._programs.call(self._infer, theta=state.theta, x=self._preprocess.batch([x]))
-        answer = _answer(self._seq, out["logits"][0], self.manifest.classes)
+        likeness = self._detector(out["taps"][0]) if self._detector else None
+        answer = _answer(self._seq, out["logits"][0], self.manifest.classes, likeness)
         prediction = journal.Prediction(
             seq=answer.seq,
             label=answer.index,
@@ -165,6 +172,8 @@ class Loop:
             step=state.step,
             position=position,
             y=y,
+            similarity=answer.similarity,
+            novel=answer.novel,
             latency_ns=self._clock.monotonic_ns() - start_ns,
         )
         self._note(prediction)
@@ -378,11 +387,12 @@ def _place(resumed: checkpoints.Resumed | None, source: str, again: bool) -> Pla
     return Place(source=source)
 
 
-def _answer(seq: int, logits: npt.NDArray[np.float32], classes: Sequence[str]) -> Answer:
+def _answer(seq: int, logits: npt.NDArray[np.float32], classes: Sequence[str], likeness: Likeness | None) -> Answer:
     index = int(logits.argmax())
+    similarity, novel = (likeness.similarity, likeness.novel) if likeness else (None, False)
     if not np.isfinite(logits).all():
-        return Answer(seq, classes[index], index, math.nan, math.nan, logits)
+        return Answer(seq, classes[index], index, math.nan, math.nan, logits, similarity, novel)
     odds = np.exp((logits - logits[index]).astype(np.float64))
     shares = odds / odds.sum()
     entropy = -float((shares * np.log(np.maximum(shares, np.finfo(np.float64).tiny))).sum())
-    return Answer(seq, classes[index], index, float(shares[index]), abs(entropy), logits)
+    return Answer(seq, classes[index], index, float(shares[index]), abs(entropy), logits, similarity, novel)

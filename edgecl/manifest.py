@@ -180,6 +180,30 @@ class Canaries(Record, frozen=True):
     """Accuracy of the state as built, measured at build time the way the guard measures it."""
 
 
+class Tap(Record, frozen=True):
+    """A place in the network whose channels, averaged over the image, are part of `taps`."""
+
+    name: str
+    channels: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+
+
+class Detector(Record, frozen=True):
+    """How inputs unlike the source are told: edgecl/detector.py. What it knows is in `detector.safetensors`."""
+
+    form: Literal["bits", "full"]
+    """One bit a dimension, or float32."""
+    dimensions: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+    """D, of a hypervector."""
+    seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+    """The projection is made from it."""
+    threshold: float
+    """Similarity below which an input is novel."""
+    mean: float
+    """Of the similarity of held-out source samples."""
+    deviation: Annotated[float, msgspec.Meta(gt=0)]
+    """Standard deviation of the same."""
+
+
 class File(Record, frozen=True):
     """A file of the bundle."""
 
@@ -204,6 +228,9 @@ class Manifest(Record, frozen=True):
     methods: Annotated[tuple[Method, ...], msgspec.Meta(max_length=MAX_METHODS)]
     features: Dimension
     """F, the width of `taps`."""
+    taps: tuple[Tap, ...]
+    """What `taps` is made of, in order."""
+    detector: Detector | None
     guard: Guard
     canaries: Canaries
     memory_budget_bytes: Size
@@ -298,6 +325,10 @@ def _contradictions(m: Manifest) -> list[str]:
         )
     if len(m.classes) < 2:
         problems.append(f"classes: {len(m.classes)}, a classifier has two or more")
+    if sum(tap.channels for tap in m.taps) != m.features:
+        problems.append(f"taps: {sum(tap.channels for tap in m.taps)} channels, features says {m.features}")
+    if m.detector and not m.features:
+        problems.append("detector: there are no taps for it to look at")
     if m.min_version > m.version:
         problems.append(f"min_version {m.min_version} is above version {m.version}")
     return problems

@@ -20,14 +20,16 @@ from torch import nn
 
 import edgecl
 from edgecl import bundle, contents, devices, state
+from edgecl.detector import dump
 from edgecl.errors import BudgetError, ProgramError, ProjectError
-from edgecl.manifest import Canaries, Guard, Hyper, Manifest, Memory, Method, Requires, Tensor
+from edgecl.manifest import Canaries, Guard, Hyper, Manifest, Memory, Method, Requires, Tap, Tensor
 from edgecl.manifest import Learner as LearnerRecord
 from edgecl.measure import Measured
 from edgecl.state import State
 from export import parity, trace
 from export.calibrate import calibrate
 from export.compile import BASE_BYTES, Compiled, compile_learner, over, within
+from export.detector import Made, fit
 from export.encoder import capture
 from export.learners import Learner, adapts, trains, warms
 from export.learners.table import LEARNERS
@@ -47,6 +49,8 @@ parameters cost a sound state up to a quarter on the canaries; one that has coll
 COLLAPSE_SHARE: Final = 0.1
 """Of ln C: under this entropy of class shares, nearly all answers are one class, and the canaries are asked at once."""
 WINDOW: Final = 256
+
+DETECTOR_SAMPLES: Final = 4096
 
 MEASURED_STEP_BYTES: Final = 1 << 16
 
@@ -95,15 +99,21 @@ def build(project: Project, destination: Path, *, fit: bool = False, say: Say = 
         raise BudgetError(
             f"{over(compiled, budget)}; measured {measured.resident_bytes / 1e6:.1f} MB; choose a smaller batch"
         )
+    detector = _detector(project, learner, train, held_out, say)
     canaries = _canaries(held_out, tables.build.canaries)
     accuracy = _accuracy(learner, held_out, held_out.spread_out(CALIBRATION_SAMPLES))
-    manifest = _manifest(project, learner, compiled, measured, len(canaries), _accuracy(learner, held_out, canaries))
+    manifest = msgspec.structs.replace(
+        _manifest(project, learner, compiled, measured, len(canaries), _accuracy(learner, held_out, canaries)),
+        detector=detector.record if detector else None,
+    )
     files = {
         contents.PROGRAM: compiled.lowered.pte,
         contents.STATE: state.dump(_state(learner)),
         contents.VECTORS: safetensors.numpy.save(dict(sorted(found.vectors.items()))),
         contents.CANARIES: safetensors.numpy.save({"x": held_out.x[canaries], "y": held_out.y[canaries]}),
     }
+    if detector:
+        files[contents.DETECTOR] = dump(detector.fit)
     if tables.build.onnx:
         say("writing ONNX")
         for name, method in compiled.methods.items():
@@ -230,6 +240,38 @@ def _accuracy(learner: Learner, data: SourceData, places: Any) -> float:
     return right / len(places)
 
 
+def _detector(project: Project, learner: Learner, train: SourceData, held_out: SourceData, say: Say) -> Made | None:
+    """Fitted to the taps of the learner as built; None without taps, or where the project wants none."""
+    choice, taps = project.tables.detector, learner.encoder.taps
+    if choice.form == "none" or not taps:
+        return None
+    say("fitting the detector")
+    source = _taps(learner, train, train.spread_out(DETECTOR_SAMPLES))
+    apart = _taps(learner, held_out, held_out.spread_out(DETECTOR_SAMPLES))
+    try:
+        return fit(
+            source,
+            [features for features, _ in apart],
+            [tap.shape[0] for tap in taps],
+            learner.encoder.classes,
+            form=choice.form,
+            dimensions=choice.dimensions,
+            seed=choice.seed,
+        )
+    except ValueError as error:
+        raise ProjectError(f"detector.dimensions: {error}") from None
+
+
+def _taps(learner: Learner, data: SourceData, places: Any) -> list[tuple[Any, Any]]:
+    """Pooled taps [B, F] and labels [B] of these samples."""
+    theta = learner.theta()
+    with torch.no_grad():
+        return [
+            (learner.infer(theta, data.inputs(part)).taps.numpy(), data.y[part])
+            for part in np.array_split(places, -(-len(places) // CALIBRATION_BATCH))
+        ]
+
+
 def _state(learner: Learner) -> State:
     theta, slots = (trace.flat(pieces).to(torch.float32).numpy() for pieces in (learner.theta(), learner.slots()))
     return State(trace.layout(learner), theta, slots)
@@ -290,6 +332,8 @@ def _manifest(
         layout=trace.layout(learner),
         methods=tuple(methods),
         features=learner.encoder.features,
+        taps=tuple(Tap(name=tap.name, channels=tap.shape[0]) for tap in learner.encoder.taps),
+        detector=None,
         guard=Guard(
             canary_every=CANARY_EVERY,
             canary_floor=round(1 / classes + CANARY_SHARE * max(0.0, accuracy - 1 / classes), 4),

@@ -84,6 +84,17 @@ class Warmup(Section, frozen=True, kw_only=True):
     """Whether an image and its mirror image are the same class; not so for digits."""
 
 
+class DetectorChoice(Section, frozen=True, kw_only=True):
+    """How inputs unlike the source are told, from the taps; a model without taps has no detector."""
+
+    form: Literal["bits", "full", "none"] = "bits"
+    """One bit a dimension, float32, or no detector."""
+    dimensions: Count = 4096
+    """Of a hypervector: a multiple of 64 and of the power of two that the channels of all taps fit in."""
+    seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
+    """The projection is made from it."""
+
+
 class BuildChoice(Section, frozen=True, kw_only=True):
     """How it is compiled."""
 
@@ -115,6 +126,7 @@ class Tables(Section, frozen=True, kw_only=True):
     data: Data
     learner: LearnerChoice
     warmup: Warmup = Warmup()
+    detector: DetectorChoice = DetectorChoice()
     build: BuildChoice = BuildChoice()
 
 

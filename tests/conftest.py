@@ -16,8 +16,10 @@ import pytest
 import safetensors.numpy
 
 from edgecl import bundle, state
+from edgecl import detector as fits
 from edgecl.manifest import (
     Canaries,
+    Detector,
     Guard,
     Hyper,
     Input,
@@ -29,6 +31,7 @@ from edgecl.manifest import (
     Method,
     Piece,
     Requires,
+    Tap,
     signature,
 )
 
@@ -51,6 +54,16 @@ def _method(manifest: Manifest, kind: Kind, batch: int) -> Method:
         delegates=1,
         outside=(),
     )
+
+
+DETECTOR = Detector(form="bits", dimensions=64, seed=7, threshold=0.25, mean=0.5, deviation=0.125)
+
+
+def detector(features: int, classes: int) -> bytes:
+    """The file of DETECTOR."""
+    random = np.random.default_rng(5)
+    mean, scale = random.random(features, np.float32), 0.5 + random.random(features, np.float32)
+    return fits.dump(fits.Fit(mean, scale, random.integers(0, 256, (classes, 8), np.uint8)))
 
 
 def _manifest() -> Manifest:
@@ -77,6 +90,8 @@ def _manifest() -> Manifest:
         ),
         methods=(),
         features=7,
+        taps=(Tap(name="layer1", channels=3), Tap(name="layer2:in", channels=4)),
+        detector=DETECTOR,
         guard=Guard(canary_every=10, canary_floor=0.5, entropy_floor=0.1, window=64),
         canaries=Canaries(count=4, accuracy=0.75),
         memory_budget_bytes=64 << 20,
@@ -111,7 +126,7 @@ def tiny_files(tiny_manifest: Manifest) -> dict[str, bytes]:
         "state.safetensors": state.dump(state.State(manifest.layout, theta, slots)),
         "vectors.safetensors": safetensors.numpy.save(vectors),
         "canaries.safetensors": safetensors.numpy.save(canaries),
-        "detector.safetensors": safetensors.numpy.save({"prototypes": theta.reshape(1, 11), "seed": np.array([7])}),
+        "detector.safetensors": detector(7, 3),
         "onnx/infer_b1.onnx": b"never looked into",
     }
 
@@ -174,6 +189,8 @@ def make_bundle(programs: Path) -> MakeBundle:
         ),
         methods=(),
         features=8,
+        taps=(Tap(name="layer1", channels=8),),
+        detector=DETECTOR,
         guard=Guard(canary_every=0, canary_floor=0.0, entropy_floor=0.0, window=16),
         canaries=Canaries(count=8, accuracy=0.5),
         memory_budget_bytes=0,
@@ -203,6 +220,7 @@ def make_bundle(programs: Path) -> MakeBundle:
         image = given.input.kind == "image"
         x = random.integers(0, 256, x_shape, dtype=np.uint8) if image else random.random(x_shape, dtype=np.float32)
         files = {
+            **({"detector.safetensors": detector(given.features, len(given.classes))} if given.detector else {}),
             "program.pte": damage((programs / "looped.pte").read_bytes()),
             "state.safetensors": state.dump(state.State(given.layout, theta, slots)),
             "canaries.safetensors": safetensors.numpy.save({"x": x, "y": random.integers(0, 4, canary_count)}),

@@ -50,12 +50,22 @@ def _facts(bundle: Bundle) -> list[tuple[str, str]]:
         ("input", f"{m.input.kind} {_shape(m.input.shape)}"),
         ("classes", f"{len(m.classes)}: {_few(m.classes)}"),
         ("canaries", f"{m.canaries.count}, {m.canaries.accuracy:.1%} right as built; checked {canaries}"),
+        ("novelty", _novelty(m)),
         ("collapse", f"below {m.guard.entropy_floor:g} nats over {m.guard.window} answers"),
         ("budget", _mb(m.memory_budget_bytes) if m.memory_budget_bytes else "none"),
         ("requires", f"edgecl {m.requires.edgecl}, {m.requires.engine}, {arch}, {_mb(m.requires.memory_bytes)}"),
         ("when replaced", f"{m.learned} what was learned"),
         ("built with", ", ".join(f"{name} {version}" for name, version in m.built_with)),
     ]  # fmt: skip
+
+
+def _novelty(m: Manifest) -> str:
+    taps = ", ".join(f"{tap.name} {tap.channels}" for tap in m.taps)
+    if not m.detector:
+        return f"not detected{f'; taps {taps}' if taps else ', there are no taps'}"
+    found = m.detector
+    form = "1 bit" if found.form == "bits" else "float32"
+    return f"below similarity {found.threshold:.3f}, {found.dimensions} dimensions of {form}; taps {taps}"
 
 
 def _methods(methods: tuple[Method, ...]) -> str:

@@ -153,11 +153,13 @@ def _csv(stack: contextlib.ExitStack, path: Path) -> Callable[[Sample, Answer], 
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; give another file") from None
     rows = csv.writer(file)
-    rows.writerow(("seq", "position", "class", "confidence", "entropy", "y"))
+    rows.writerow(("seq", "position", "class", "confidence", "entropy", "y", "similarity"))
 
     def write(sample: Sample, answer: Answer) -> None:
         numbers = f"{answer.confidence:.6g}", f"{answer.entropy:.6g}"
-        rows.writerow((answer.seq, sample.position, answer.label, *numbers, "" if sample.y is None else sample.y))
+        y = "" if sample.y is None else sample.y
+        similarity = "" if answer.similarity is None else f"{answer.similarity:.6g}"
+        rows.writerow((answer.seq, sample.position, answer.label, *numbers, y, similarity))
 
     return write
 

@@ -28,6 +28,8 @@ class Summary:
     recent_accuracy: float | None
     """The same of the last `recent` of them."""
     recent: int
+    novel: int | None
+    """Samples unlike the source; None where there is no detector."""
     updates: int
     """Committed."""
     skipped: int
@@ -46,7 +48,7 @@ class Tally:
     """Counts. Records come from several threads, one at a time."""
 
     def __init__(self) -> None:
-        self.samples = self._damaged = self._labelled = self._right = 0
+        self.samples = self._damaged = self._labelled = self._right = self._compared = self._novel = 0
         self.updates = self._skipped = self._rolled_back = 0
         self._recent: deque[bool] = deque(maxlen=RECENT)
         self._answers_ns: deque[int] = deque(maxlen=TIMES)
@@ -57,6 +59,8 @@ class Tally:
         if isinstance(record, Prediction):
             self.samples += 1
             self._answers_ns.append(record.latency_ns)
+            self._compared += record.HasField("similarity")
+            self._novel += record.novel
             if record.HasField("y"):
                 self._labelled += 1
                 self._right += record.label == record.y
@@ -88,6 +92,7 @@ class Tally:
             accuracy=self.accuracy,
             recent_accuracy=sum(self._recent) / len(self._recent) if self._recent else None,
             recent=len(self._recent),
+            novel=self._novel if self._compared else None,
             updates=self.updates,
             skipped=self._skipped,
             rolled_back=self._rolled_back,
@@ -105,6 +110,8 @@ def text(summary: Summary) -> str:
     if summary.accuracy is not None and summary.recent_accuracy is not None:
         recent = f", of the last {summary.recent} {summary.recent_accuracy:.1%}"
         lines.append(f"right       {summary.accuracy:.1%}" + recent)
+    if summary.novel is not None:
+        lines.append(f"novel       {summary.novel / summary.samples:.1%}")
     lines.append(
         f"updates     {summary.updates} committed, {summary.skipped} skipped, {summary.rolled_back} rolled back"
     )

@@ -10,9 +10,11 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pytest
 import safetensors.numpy
 import zstandard
@@ -455,6 +457,13 @@ def relaid(made: Manifest) -> Manifest:
     return refit(with_layout)
 
 
+def widened(made: Manifest) -> Manifest:
+    """The same manifest with one more channel in the first tap."""
+    first, second = made.taps
+    taps = (msgspec.structs.replace(first, channels=first.channels + 1), second)
+    return refit(msgspec.structs.replace(made, features=made.features + 1, taps=taps))
+
+
 def refit(made: Manifest) -> Manifest:
     """Give every method the signature that the manifest implies."""
     methods = []
@@ -468,7 +477,9 @@ def refit(made: Manifest) -> Manifest:
     ("lie", "message"),
     [
         (relaid, r"state\.safetensors: 'theta' is F32\[11\], the manifest says F32\[12\]"),
-        (lambda made: refit(msgspec.structs.replace(made, features=8)), r"vectors\.safetensors: .* the manifest says"),
+        (widened, r"vectors\.safetensors: .* the manifest says"),
+        (lambda made: refit(msgspec.structs.replace(made, features=8)), "taps: 7 channels, features says 8"),
+        (lambda made: refit(msgspec.structs.replace(made, features=0, taps=())), "detector: there are no taps for it"),
         (
             lambda made: msgspec.structs.replace(made, canaries=manifest.Canaries(count=5, accuracy=0.5)),
             r"canaries\.safetensors: '[xy]' is .*, the manifest says",
@@ -486,7 +497,7 @@ def refit(made: Manifest) -> Manifest:
         ),
         (lambda made: msgspec.structs.replace(made, methods=made.methods[:-1]), "'adapt_b2/.* is not in the manifest"),
     ],
-    ids=["theta", "features", "canaries", "classes", "slots", "methods"],
+    ids=["theta", "features", "taps", "no taps", "canaries", "classes", "slots", "methods"],
 )
 def test_a_manifest_that_does_not_fit_its_tensors_is_refused(
     lie: Callable[[Manifest], Manifest],
@@ -551,7 +562,7 @@ def test_a_state_that_has_learned_already_is_refused(
 def test_a_copy_planted_in_the_cache_does_not_save_a_bundle_from_being_checked(
     tiny_manifest: Manifest, tiny_files: dict[str, bytes], tmp_path: Path
 ) -> None:
-    bad = safetensors.numpy.save({"prototypes": np.array([np.nan])})
+    bad = detector_with(tiny_files, mean=np.full(7, np.nan, np.float32))
     members = resealed(tiny_manifest, tiny_files, "detector.safetensors", bad)
     laid_out(members, tmp_path / "cache" / hashlib.sha256(members[0][1]).hexdigest())
     (tmp_path / "a.ecl").write_bytes(packed(members))
@@ -559,13 +570,48 @@ def test_a_copy_planted_in_the_cache_does_not_save_a_bundle_from_being_checked(
         bundle.open_bundle(tmp_path / "a.ecl", cache=tmp_path / "cache")
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_a_detector_that_is_not_finite_is_refused(
-    dtype: type[np.floating], tiny_manifest: Manifest, tiny_files: dict[str, bytes], tmp_path: Path
+def detector_with(tiny_files: dict[str, bytes], **changes: npt.NDArray[Any] | None) -> bytes:
+    """The detector's file with tensors changed, added, or left out where None."""
+    tensors = safetensors.numpy.load(tiny_files["detector.safetensors"]) | changes
+    return safetensors.numpy.save({name: tensor for name, tensor in tensors.items() if tensor is not None})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mean": np.full(7, np.inf, np.float32)}, "'mean' holds numbers that are not finite"),
+        ({"scale": np.zeros(7, np.float32)}, "a scale that is not above zero"),
+        ({"scale": np.ones(6, np.float32)}, r"'scale' is F32\[6\], the manifest says F32\[7\]"),
+        ({"prototypes": np.zeros((3, 8), np.float32)}, r"'prototypes' is F32\[3, 8\], the manifest says U8\[3, 8\]"),
+        ({"prototypes": np.zeros((2, 8), np.uint8)}, r"'prototypes' is U8\[2, 8\], the manifest says U8\[3, 8\]"),
+        ({"prototypes": None}, "it has no 'prototypes'"),
+        ({"more": np.zeros(1)}, "'more' is not in the manifest"),
+    ],
+)
+def test_a_detector_that_does_not_fit_is_refused(
+    changes: dict[str, npt.NDArray[Any] | None],
+    message: str,
+    tiny_manifest: Manifest,
+    tiny_files: dict[str, bytes],
+    tmp_path: Path,
 ) -> None:
-    content = safetensors.numpy.save({"fine": np.zeros(3), "bad": np.array([0, np.nan], dtype)})
-    members = resealed(tiny_manifest, tiny_files, "detector.safetensors", content)
-    refused_as_both(members, tmp_path / "a", r"detector\.safetensors: 'bad' holds numbers that are not finite")
+    members = resealed(tiny_manifest, tiny_files, "detector.safetensors", detector_with(tiny_files, **changes))
+    refused_as_both(members, tmp_path / "a", rf"detector\.safetensors: {message}")
+
+
+@pytest.mark.parametrize(
+    ("lie", "message"),
+    [
+        ({"dimensions": 96}, r"'prototypes' is U8\[3, 8\], the manifest says U8\[3, 12\]"),
+        ({"form": "full"}, r"'prototypes' is U8\[3, 8\], the manifest says F32\[3, 64\]"),
+    ],
+)
+def test_a_manifest_that_lies_about_the_detector_is_refused(
+    lie: dict[str, Any], message: str, tiny_manifest: Manifest, tiny_files: dict[str, bytes], tmp_path: Path
+) -> None:
+    assert tiny_manifest.detector
+    changed = msgspec.structs.replace(tiny_manifest, detector=msgspec.structs.replace(tiny_manifest.detector, **lie))
+    refused_as_both(members_of(changed, tiny_files), tmp_path / "a", message)
 
 
 def test_float_canaries_that_are_not_finite_are_refused(

@@ -11,7 +11,7 @@ import pytest
 
 import edgecl
 from edgecl import journal
-from edgecl.bundle import open_bundle, read_state
+from edgecl.bundle import open_bundle, read_detector, read_state
 from edgecl.engine import open_program
 from edgecl.errors import BundleError, EdgeclError, ProgramError, StoreError
 from edgecl.journal import Checkpoint, Damaged, End, Guard, Prediction, Record, Run, Update
@@ -82,6 +82,37 @@ def test_each_sample_is_answered_before_it_is_learned_from(looped: Path, tmp_pat
         assert answer.label == ("cat", "dog", "owl", "yak")[answer.index]
         assert answer.confidence == pytest.approx(shares.max())
         assert answer.entropy == pytest.approx(-(shares * np.log(shares)).sum())
+
+
+def test_every_answer_tells_how_like_the_source_its_sample_is(
+    looped: Path, make_bundle: MakeBundle, tmp_path: Path, images: Pixels
+) -> None:
+    with open_bundle(looped) as opened:
+        state, record = read_state(opened), opened.manifest.detector
+        detector = read_detector(opened)
+        assert detector and record
+        program = open_program(opened.path("program.pte"), methods=["infer_b1"])
+        seen = [detector(program.execute("infer_b1", [state.theta, x[None]])[1][0]) for x in planar(images[:40])]
+        program.close()
+    cut = sorted(one.similarity for one in seen)[20]
+    changed = msgspec.structs.replace(record, threshold=cut)
+    half = make_bundle(tmp_path / "half.ecl", detector=changed, methods=("infer_b1",), canary_count=0)
+    with Loop(half, tmp_path / "state", SYNC) as loop:
+        answers = predict(loop, images[:40])
+    assert [answer.similarity for answer in answers] == [one.similarity for one in seen]
+    assert [answer.novel for answer in answers] == [one.similarity < cut for one in seen]
+    assert sum(answer.novel for answer in answers) > 0
+    journalled = only(Prediction, tmp_path / "state")
+    assert [each.similarity for each in journalled] == [np.float32(one.similarity) for one in seen]
+    assert [each.novel for each in journalled] == [answer.novel for answer in answers]
+
+
+def test_without_a_detector_nothing_is_novel(make_bundle: MakeBundle, tmp_path: Path, images: Pixels) -> None:
+    with Loop(make_bundle(tmp_path / "a.ecl", detector=None), tmp_path / "state", SYNC) as loop:
+        (answer,) = predict(loop, images[:1])
+    assert (answer.similarity, answer.novel) == (None, False)
+    (journalled,) = only(Prediction, tmp_path / "state")
+    assert not journalled.HasField("similarity") and not journalled.novel
 
 
 def test_learning_in_the_background_ends_in_the_same_state(looped: Path, tmp_path: Path, images: Pixels) -> None:

@@ -45,9 +45,10 @@ def test_a_run_tells_what_it_amounts_to(looped: Path, stream: Path, tmp_path: Pa
     done = edgecl("run", looped, "--source", f"npz:{stream}", "--state", tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "looped version 1, learner faulty: starts as built\n"
-    samples, right, updates, time, memory, checkpoint = done.stdout.splitlines()
+    samples, right, novel, updates, time, memory, checkpoint = done.stdout.splitlines()
     assert samples == "samples     103"
     assert re.fullmatch(r"right       \d+\.\d%, of the last 103 \d+\.\d%", right)
+    assert re.fullmatch(r"novel       \d+\.\d%", novel)
     assert updates == "updates     25 committed, 0 skipped, 0 rolled back"
     assert re.fullmatch(r"time        \d+\.\d\d ms an answer, \d+\.\d\d ms an update", time)
     assert re.fullmatch(r"memory      \d+\.\d MB, \d+\.\d MB at most", memory)
@@ -101,10 +102,11 @@ def test_answers_are_written_where_asked(looped: Path, stream: Path, tmp_path: P
     done = edgecl("run", looped, "--source", f"npz:{stream}", "--state", tmp_path / "s", "--answers", file)
     assert done.returncode == 0, done.stderr
     head, *rows = file.read_text().splitlines()
-    assert head == "seq,position,class,confidence,entropy,y"
+    assert head == "seq,position,class,confidence,entropy,y,similarity"
     labels = np.load(stream)["y"]
     assert [row.split(",")[::5] for row in rows] == [[str(i), str(labels[i])] for i in range(103)]
     assert {row.split(",")[2] for row in rows} <= {"cat", "dog", "owl", "yak"}
+    assert all(-1 <= float(row.split(",")[6]) <= 1 for row in rows)
 
 
 def test_the_same_command_goes_on_and_says_when_nothing_is_left(looped: Path, stream: Path, tmp_path: Path) -> None:

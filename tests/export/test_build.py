@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import edgecl
 from edgecl.bundle import read_canaries, read_state, read_vectors
 from edgecl.engine import open_program
 from edgecl.errors import BudgetError, ProjectError
@@ -117,6 +118,10 @@ WRONG = {
     "no such number": (('name = "norm"', 'name = "norm"\nhyper = {lr = 3.0}'), "learner.hyper.lr"),
     "no such device": (('memory = "200 MB"', 'device = "toaster"'), "choose "),
     "no such data": (('"model:samples"', '"images.npz"'), "images.npz"),
+    "dimensions that do not fit": (
+        ("[build]", "[detector]\ndimensions = 100\n\n[build]"),
+        "detector.dimensions: 100 dimensions for 24 features: give a multiple of 64",
+    ),
     "no size": (('memory = "200 MB"', 'memory = "much"'), "is no size"),
 }
 
@@ -146,6 +151,36 @@ def test_a_program_that_computes_something_else_is_not_packed(tmp_path: Path) ->
             constant.mul_(1.1)  # the eager function is another one now
     with pytest.raises(ProjectError, match="compiled is"):
         parity.check(good, learner, data, int8=False)
+
+
+@pytest.mark.parametrize("form", ["bits", "full"])
+def test_a_bundle_tells_its_source_from_other_images(form: str, tmp_path: Path) -> None:
+    more = ("[build]", f'[detector]\nform = "{form}"\ndimensions = 256\n\n[build]')
+    read = project.read(projects.write(tmp_path / "project", more))
+    source, _ = read.data("model:samples")
+    other = np.random.default_rng(1).integers(0, 256, source.shape).astype(np.uint8)
+    with edgecl.open(_built(read, tmp_path), state=tmp_path / "state", sync=True) as loop:
+        assert [(tap.name, tap.channels) for tap in loop.manifest.taps] == [("body:in", 8), ("body", 16)]
+        novel = [[loop.predict(x).novel for x in images] for images in (source, other)]
+    usual, unusual = (float(np.mean(each)) for each in novel)
+    assert usual < 0.15 < 0.8 < unusual
+
+
+@pytest.mark.parametrize(
+    "change",
+    [("[build]", '[detector]\nform = "none"\n\n[build]'), ('taps = ["body:in", "body"]', "taps = []")],
+    ids=["not wanted", "no taps"],
+)
+def test_a_bundle_without_a_detector_runs(change: tuple[str, str], tmp_path: Path) -> None:
+    read = project.read(projects.write(tmp_path / "project", change))
+    with edgecl.open(_built(read, tmp_path), state=tmp_path / "state", sync=True) as loop:
+        assert loop.manifest.detector is None
+        assert loop.predict(read.data("model:samples")[0][0]).similarity is None
+
+
+def _built(read: project.Project, folder: Path) -> Path:
+    build(read, folder / "small.ecl").bundle.close()
+    return folder / "small.ecl"
 
 
 def test_a_bundle_has_the_methods_that_its_learner_has(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from edgecl.journal_pb2 import (
     Run,
     Sample,
     Setting,
+    Shift,
     Stamp,
     Update,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "Run",
     "Sample",
     "Setting",
+    "Shift",
     "Stamp",
     "Torn",
     "Update",
@@ -61,12 +63,13 @@ __all__ = [
 SEGMENT_BYTES: Final = 8 << 20
 """A segment that has this size is sealed and the next one begun: small enough to pull whole over a slow link."""
 
-Record = Run | Prediction | Damaged | Update | Guard | Checkpoint | Loss | Sample | End
+Record = Run | Prediction | Damaged | Shift | Update | Guard | Checkpoint | Loss | Sample | End
 
 TOPICS: Final[dict[str, type[Record]]] = {
     "/run": Run,
     "/prediction": Prediction,
     "/damaged": Damaged,
+    "/shift": Shift,
     "/update": Update,
     "/guard": Guard,
     "/checkpoint": Checkpoint,

@@ -339,6 +339,48 @@ class Update(_message.Message):
 Global___Update: _TypeAlias = Update  # noqa: Y015
 
 @_typing.final
+class Shift(_message.Message):
+    """The stream has become unlike the source, or like it again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAMP_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    BEGAN_FIELD_NUMBER: _builtins.int
+    TEST_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    """sample that told"""
+    began: _builtins.bool
+    """unlike from here on; otherwise like it again"""
+    test: _builtins.str
+    """window or cusum"""
+    share: _builtins.float
+    """of novel samples in the window"""
+    similarity: _builtins.float
+    """mean over the window"""
+    @_builtins.property
+    def stamp(self) -> Global___Stamp: ...
+    def __init__(
+        self,
+        *,
+        stamp: Global___Stamp | None = ...,
+        seq: _builtins.int = ...,
+        began: _builtins.bool = ...,
+        test: _builtins.str = ...,
+        share: _builtins.float = ...,
+        similarity: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["began", b"began", "seq", b"seq", "share", b"share", "similarity", b"similarity", "stamp", b"stamp", "test", b"test"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Shift: _TypeAlias = Shift  # noqa: Y015
+
+@_typing.final
 class Guard(_message.Message):
     """The guard acted."""
 

@@ -15,7 +15,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +34,7 @@ from edgecl.learning import Batch, Learning, Outcome
 from edgecl.preprocess import Preprocess
 from edgecl.programs import Programs
 from edgecl.settings import Settings, hyper_values
+from edgecl.shift import Watch
 from edgecl.state import Place, State
 from edgecl.worker import Worker
 
@@ -132,6 +133,7 @@ class Loop:
             self._stack = stack.pop_all()
         self._preprocess = Preprocess(manifest.input)
         self._detector = read_detector(self.bundle)
+        self._watch = Watch(manifest.detector) if manifest.detector else None
         self._pending: list[npt.NDArray[Any]] = []
         self._first_seq = self._seq
         self._next = self._place.position
@@ -144,6 +146,11 @@ class Loop:
     def state(self) -> State:
         """What answers the next sample."""
         return self._learning.state
+
+    @property
+    def shifted(self) -> bool:
+        """Whether the stream has become unlike the source; False where the bundle has no detector."""
+        return bool(self._watch and self._watch.shifted)
 
     @property
     def place(self) -> Place:
@@ -177,6 +184,8 @@ class Loop:
             latency_ns=self._clock.monotonic_ns() - start_ns,
         )
         self._note(prediction)
+        if likeness and self._watch and (shift := self._watch.note(likeness)):
+            self._note(journal.Shift(seq=answer.seq, **asdict(shift)))
         self._seq += 1
         self._next = position + 1
         if self._adapt:

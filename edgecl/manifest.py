@@ -202,6 +202,8 @@ class Detector(Record, frozen=True):
     """Of the similarity of held-out source samples."""
     deviation: Annotated[float, msgspec.Meta(gt=0)]
     """Standard deviation of the same."""
+    drift: Annotated[float, msgspec.Meta(gt=0)]
+    """Limit of the sum of deviations above which the stream has shifted: edgecl/shift.py."""
 
 
 class File(Record, frozen=True):

@@ -7,16 +7,13 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgecl import hypervectors
+from edgecl import hypervectors, shift
 from edgecl.detector import Detector, Fit
 from edgecl.hypervectors import Projection
 from edgecl.manifest import Detector as Record
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
-
-PASSED: Final = 0.95
-"""Share of held-out source samples above the threshold: the point at which FPR95 is measured."""
 
 LEAST_SHARE: Final = 0.01
 """Of a tap's variance that counts as being between classes."""
@@ -56,16 +53,20 @@ def fit(
         np.add.at(sums, labels, members)
     prototypes = hypervectors.bits(sums.astype(np.float32)) if form == "bits" else sums.astype(np.float32)
     made = Fit(mean, scale, prototypes)
-    open_record = Record(dimensions=dimensions, seed=seed, form=form, threshold=-1.0, mean=0.0, deviation=1.0)
+    open_record = Record(
+        dimensions=dimensions, seed=seed, form=form, threshold=-1.0, mean=0.0, deviation=1.0, drift=1.0
+    )
     detector = Detector(open_record, made)
     found = np.concatenate([detector.similarities(detector.encode(taps)).max(1) for taps in held_out])
+    deviation = round(max(float(found.std()), 10.0**-DIGITS), DIGITS)
     record = Record(
         dimensions=dimensions,
         seed=seed,
         form=form,
-        threshold=round(float(np.quantile(found, 1 - PASSED)), DIGITS),
+        threshold=round(float(np.quantile(found, shift.NOVEL)), DIGITS),
         mean=round(float(found.mean()), DIGITS),
-        deviation=round(max(float(found.std()), 10.0**-DIGITS), DIGITS),
+        deviation=deviation,
+        drift=round(shift.drift((found - found.mean()) / deviation), DIGITS),
     )
     return Made(record, made)
 

@@ -11,7 +11,7 @@ import msgspec
 
 from edgecl import events
 from edgecl.commands.tally import Tally, text
-from edgecl.journal import Guard, Loss, Record
+from edgecl.journal import Guard, Loss, Record, Shift
 
 SHOW_S: Final = 0.2
 """Time between two pictures of the progress on a terminal."""
@@ -40,6 +40,9 @@ class Printer:
                 f"an earlier run was cut off: {record.file} keeps {record.records_kept} records, "
                 f"{record.bytes_lost} bytes behind them were lost"
             )
+        elif isinstance(record, Shift):
+            now = "unlike the source" if record.began else "like the source again"
+            self.say(f"sample {record.seq}: inputs are {now}: {record.share:.0%} of the last ones are novel")
         elif isinstance(record, Guard) and record.action != Guard.SKIPPED:
             to = "the state as built" if record.action == Guard.RESET else "an earlier state"
             self.say(f"step {record.step}: back to {to}: {record.detail}")

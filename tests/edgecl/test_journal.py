@@ -69,6 +69,7 @@ def one_of_each() -> list[Record]:
         Prediction(seq=64, label=3, confidence=0.75, entropy=0.5, step=4, position=0, y=0, latency_ns=1_600_000),
         Prediction(seq=65, label=2, position=1),
         journal.Damaged(position=2, reason="img_2.png: cut off"),
+        journal.Shift(seq=65, began=True, test="window", share=0.25, similarity=-0.5),
         Update(
             kind=Update.ADAPT, step=5, first_seq=64, last_seq=65, report=[0.5, -1.25], digest="ef" * 32, committed=True
         ),
@@ -144,8 +145,8 @@ def test_every_kind_of_record_is_read_back_as_it_was_appended(tmp_path: Path) ->
 def test_every_record_is_stamped(tmp_path: Path) -> None:
     written(tmp_path, one_of_each())
     stamps = [record.stamp for record in split(journal.read(tmp_path))[0]]
-    assert [stamp.sequence for stamp in stamps] == list(range(10))
-    assert [stamp.monotonic_ns for stamp in stamps] == [1000 * n for n in range(1, 11)]
+    assert [stamp.sequence for stamp in stamps] == list(range(11))
+    assert [stamp.monotonic_ns for stamp in stamps] == [1000 * n for n in range(1, 12)]
     assert {stamp.boot for stamp in stamps} == {BOOT}
     assert [stamp.quality for stamp in stamps[:3]] == [Stamp.UNSYNCHRONISED, Stamp.UNSYNCHRONISED, Stamp.SYNCHRONISED]
     assert [stamp.wall_ns > 1_600_000_000_000_000_000 for stamp in stamps[:3]] == [False, False, True]

@@ -55,6 +55,17 @@ def test_a_run_tells_what_it_amounts_to(looped: Path, stream: Path, tmp_path: Pa
     assert checkpoint == f"checkpoint  {tmp_path}/learned/looped/00000003.safetensors"
 
 
+def test_a_shift_of_the_stream_is_told(looped: Path, make_bundle: MakeBundle, stream: Path, tmp_path: Path) -> None:
+    with open_bundle(looped) as opened:
+        assert opened.manifest.detector
+        strict = msgspec.structs.replace(opened.manifest.detector, threshold=1.5)
+    bundle = make_bundle(tmp_path / "a.ecl", detector=strict)
+    done = edgecl("run", bundle, "--source", f"npz:{stream}", "--state", tmp_path / "state")
+    assert done.returncode == 0, done.stderr
+    assert "sample 13: inputs are unlike the source: 100% of the last ones are novel\n" in done.stderr
+    assert "novel       100.0%\n" in done.stdout
+
+
 @pytest.mark.parametrize("mode", [(), ("--sync",)], ids=["background", "sync"])
 def test_json_is_the_journal(looped: Path, stream: Path, tmp_path: Path, mode: tuple[str, ...]) -> None:
     done = edgecl("run", looped, "--source", f"npz:{stream}", "--state", tmp_path, "--json", "--limit", 21, *mode)

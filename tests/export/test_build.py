@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import edgecl
+from edgecl import journal
 from edgecl.bundle import read_canaries, read_state, read_vectors
 from edgecl.engine import open_program
 from edgecl.errors import BudgetError, ProjectError
@@ -159,11 +160,16 @@ def test_a_bundle_tells_its_source_from_other_images(form: str, tmp_path: Path) 
     read = project.read(projects.write(tmp_path / "project", more))
     source, _ = read.data("model:samples")
     other = np.random.default_rng(1).integers(0, 256, source.shape).astype(np.uint8)
+    usual, unusual = [], []
     with edgecl.open(_built(read, tmp_path), state=tmp_path / "state", sync=True) as loop:
         assert [(tap.name, tap.channels) for tap in loop.manifest.taps] == [("body:in", 8), ("body", 16)]
-        novel = [[loop.predict(x).novel for x in images] for images in (source, other)]
-    usual, unusual = (float(np.mean(each)) for each in novel)
-    assert usual < 0.15 < 0.8 < unusual
+        usual += [loop.predict(x).novel for x in source]
+        assert not loop.shifted
+        unusual += [loop.predict(x).novel for x in other]
+        assert loop.shifted
+    assert np.mean(usual) < 0.15 < 0.8 < np.mean(unusual)
+    (told,) = [record for record in journal.read(tmp_path / "state" / "journal") if isinstance(record, journal.Shift)]
+    assert told.began and len(source) <= told.seq < len(source) + 30
 
 
 @pytest.mark.parametrize(

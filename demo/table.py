@@ -13,6 +13,8 @@ class Event(msgspec.Struct):
 
     event: str
     position: int = 0
+    seq: int = 0
+    began: bool = False
     label: int = 0
     y: int | None = None
     resident_bytes: int = 0
@@ -36,6 +38,8 @@ class Result:
     update_ms: float | None
     rolled_back: int
     """Updates that the guard took back."""
+    shifted_at: int | None = None
+    """The image at which inputs were first told to be unlike the source."""
 
     def errors(self, shifts: int) -> list[float]:
         """In percent, of each of so many parts of the stream."""
@@ -55,6 +59,7 @@ def read(learner: str, by: str, lines: Iterable[bytes | str]) -> Result:
         summary.answer_ms or 0.0,
         summary.update_ms,
         summary.rolled_back,
+        next((event.seq for event in events if event.event == "shift" and event.began), None),
     )
 
 
@@ -94,6 +99,14 @@ def seen(results: Sequence[Result], shifts: Sequence[str]) -> str:
         f"PyTorch is right and wrong on the same images, {100 * same:.1f} % or more of them, "
         f"with {min(more):.1f} to {max(more):.1f} times the memory."
     )
+    first_shift = min(shifted) * len(next(iter(ours.values())).wrong) // len(shifts)
+    told = [
+        f"{name} {result.shifted_at - first_shift + 1}"
+        for name, result in ours.items()
+        if result.shifted_at is not None and result.shifted_at >= first_shift
+    ]
+    if told:
+        lines.append(f"Images of the first shift until the detector told of it: {', '.join(told)}.")
     lines += [
         f"The guard took back {result.rolled_back} updates of {name}: they had made it worse on its canaries."
         for name, result in ours.items()

@@ -63,22 +63,23 @@ class Watch:
     def __init__(self, record: Record) -> None:
         self._record = record
         self._recent: deque[Likeness] = deque(maxlen=WINDOW)
+        self._novel = 0  # of the recent ones
         self._sum = 0.0
         self._since = WINDOW
         self.shifted = False
 
     def note(self, likeness: Likeness) -> Shift | None:
         """Look at the next sample; what it changed, if anything."""
+        self._novel += likeness.novel - (len(self._recent) == WINDOW and self._recent[0].novel)
         self._recent.append(likeness)
         self._since += 1
         self._sum = max(0.0, self._sum + self._deficit(likeness) - SLACK)
         if self._since < WINDOW:
             return None
-        novel = sum(one.novel for one in self._recent)
         if self.shifted:
-            deficit = sum(map(self._deficit, self._recent)) / WINDOW
-            return self._turn(False, "window") if novel <= BACK and deficit <= SLACK else None
-        if novel > LIMIT:
+            back = self._novel <= BACK and sum(map(self._deficit, self._recent)) <= SLACK * WINDOW
+            return self._turn(False, "window") if back else None
+        if self._novel > LIMIT:
             return self._turn(True, "window")
         return self._turn(True, "cusum") if self._sum > self._record.drift else None
 
@@ -90,7 +91,7 @@ class Watch:
         self.shifted, self._since, self._sum = began, 0, 0.0
         count = len(self._recent)
         similarity = sum(one.similarity for one in self._recent) / count
-        return Shift(began, test, sum(one.novel for one in self._recent) / count, similarity)
+        return Shift(began, test, self._novel / count, similarity)
 
 
 def limit(window: int, probability: float, once_in: int) -> int:

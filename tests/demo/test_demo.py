@@ -15,10 +15,11 @@ from demo.table import Result, read, seen, table
 ROOT = Path(__file__).parents[2]
 
 
-def result(learner: str, by: str, wrong: list[bool], megabytes: int, rolled_back: int = 0) -> Result:
-    return Result(
-        learner, by, np.array(wrong), megabytes * 10**6, 0.25, None if learner == "source" else 8.0, rolled_back
-    )
+def result(
+    learner: str, by: str, wrong: list[bool], megabytes: int, rolled_back: int = 0, shifted_at: int | None = None
+) -> Result:
+    update_ms = None if learner == "source" else 8.0
+    return Result(learner, by, np.array(wrong), megabytes * 10**6, 0.25, update_ms, rolled_back, shifted_at)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +53,12 @@ def test_nothing_that_was_trained_on_is_held_out() -> None:
 def test_a_result_counts_errors_in_the_order_of_the_stream() -> None:
     answers = [{"event": "prediction", "position": n, "label": label, "y": 1} for n, label in ((1, 0), (0, 0), (2, 1))]
     end = {"event": "summary", "resident_bytes": 50_000_000, "answer_ms": 0.5, "update_ms": None, "rolled_back": 3}
-    lines = [json.dumps(event) for event in ({"event": "run", "bundle": "x"}, *answers, {"event": "end"}, end)]
+    shifts = [{"event": "shift", "seq": n, "began": began} for n, began in ((1, False), (2, True), (3, True))]
+    everything = ({"event": "run", "bundle": "x"}, *answers, *shifts, {"event": "end"}, end)
+    lines = [json.dumps(event) for event in everything]
     found = read("norm", "edgecl", lines)
     assert found.wrong.tolist() == [True, True, False]
+    assert found.shifted_at == 2
     assert (found.resident_bytes, found.answer_ms, found.update_ms, found.rolled_back) == (50_000_000, 0.5, None, 3)
 
 
@@ -70,8 +74,10 @@ def test_the_table_has_a_line_a_run_and_a_column_a_shift() -> None:
 def test_what_is_said_of_the_table_is_in_it() -> None:
     ours, theirs = [False, True, True, False], [False, True, False, False]
     said = seen(
-        [result("tent", "edgecl", ours, 50, rolled_back=2), result("tent", "PyTorch", theirs, 250)], ("clean", "noise")
+        [result("tent", "edgecl", ours, 50, rolled_back=2, shifted_at=3), result("tent", "PyTorch", theirs, 250)],
+        ("clean", "noise"),
     )
+    assert "until the detector told of it: tent 2." in said
     assert "1 shifts" in said and "tent 50.0 %" in said
     assert "75.0 % or more" in said and "5.0 to 5.0 times" in said
     assert "took back 2 updates of tent" in said

@@ -3,12 +3,14 @@
 `with edgecl.open("cifar.ecl", state="learned") as loop: answer = loop.predict(picture)`
 """
 
+import importlib
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgecl.loop import Answer, Loop
+    from edgecl.answer import Answer
+    from edgecl.loop import Loop
     from edgecl.settings import Settings
 
 __version__ = "0.1.0"
@@ -36,12 +38,9 @@ def open(
 
 def __getattr__(name: str) -> Any:
     """Load what is large only when it is asked for: `import edgecl` alone costs nothing."""
-    if name in ("Answer", "Loop"):
-        from edgecl import loop
-
-        return getattr(loop, name)
-    if name == "Settings":
-        from edgecl.settings import Settings
-
-        return Settings
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'edgecl' has no attribute {name!r}")
+
+
+_HOMES = {"Answer": "edgecl.answer", "Loop": "edgecl.loop", "Settings": "edgecl.settings"}

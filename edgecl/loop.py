@@ -11,11 +11,10 @@ A state directory belongs to one loop at a time and holds
 """
 
 import contextlib
-import math
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -25,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecl import __version__, _runtime, checkpoints, disk, guard, journal, selftest
+from edgecl.answer import Answer, answer_of
 from edgecl.bundle import Bundle, open_bundle, read_detector
 from edgecl.clock import SystemClock, boot_id
-from edgecl.detector import Likeness
 from edgecl.errors import EdgeclError, ProgramError, StoreError
 from edgecl.here import check_here
 from edgecl.learning import Batch, Learning, Outcome
@@ -40,28 +39,6 @@ from edgecl.worker import Worker
 
 SYNC_NS: Final = 5_000_000_000
 """Time between two journal syncs: what a power cut may lose."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the bundle says of a sample."""
-
-    seq: int
-    """Number of the sample over the life of the state directory."""
-    label: str
-    """The most probable class."""
-    index: int
-    """Its index."""
-    confidence: float
-    """Its probability, 0 to 1; not a number where the logits are not finite."""
-    entropy: float
-    """Of all class probabilities, in nats."""
-    logits: npt.NDArray[np.float32]
-    """One number a class."""
-    similarity: float | None = None
-    """To the source, -1 to 1; None where the bundle has no detector."""
-    novel: bool = False
-    """Whether that is below the detector's threshold."""
 
 
 class Loop:
@@ -170,7 +147,7 @@ class Loop:
         state = self.state
         out = self._programs.call(self._infer, theta=state.theta, x=self._preprocess.batch([x]))
         likeness = self._detector(out["taps"][0]) if self._detector else None
-        answer = _answer(self._seq, out["logits"][0], self.manifest.classes, likeness)
+        answer = answer_of(self._seq, out["logits"][0], self.manifest.classes, likeness)
         prediction = journal.Prediction(
             seq=answer.seq,
             label=answer.index,
@@ -394,14 +371,3 @@ def _place(resumed: checkpoints.Resumed | None, source: str, again: bool) -> Pla
     if resumed and resumed.place.source == source and not again:
         return resumed.place
     return Place(source=source)
-
-
-def _answer(seq: int, logits: npt.NDArray[np.float32], classes: Sequence[str], likeness: Likeness | None) -> Answer:
-    index = int(logits.argmax())
-    similarity, novel = (likeness.similarity, likeness.novel) if likeness else (None, False)
-    if not np.isfinite(logits).all():
-        return Answer(seq, classes[index], index, math.nan, math.nan, logits, similarity, novel)
-    odds = np.exp((logits - logits[index]).astype(np.float64))
-    shares = odds / odds.sum()
-    entropy = -float((shares * np.log(np.maximum(shares, np.finfo(np.float64).tiny))).sum())
-    return Answer(seq, classes[index], index, float(shares[index]), abs(entropy), logits, similarity, novel)

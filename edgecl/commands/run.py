@@ -14,12 +14,13 @@ from typing import Final
 import click
 
 from edgecl import resident, sources
+from edgecl.answer import Answer
 from edgecl.bundle import read_canaries
 from edgecl.commands.interrupt import Interrupt
 from edgecl.commands.options import named_number, size
 from edgecl.commands.printer import Printer
 from edgecl.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, StoreError
-from edgecl.loop import Answer, Loop
+from edgecl.loop import Loop
 from edgecl.settings import Settings
 from edgecl.sources import Damaged, Sample
 

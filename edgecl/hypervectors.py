@@ -94,14 +94,8 @@ def bit_similarity(one: Bits, other: Bits) -> Floats:
     return similarity
 
 
-def cosine(one: Floats, other: Floats) -> Floats:
-    """For each pair of rows: [B, D] and [C, D] to [B, C]; 0 where a row is zero."""
-    cosines: Floats = unit(one) @ unit(other).T
-    return cosines
-
-
 def unit(rows: Floats) -> Floats:
-    """Rows of length 1 in the same directions; a zero stays one."""
+    """Rows of length 1 in the same directions, whose products are cosines; a zero stays one."""
     length = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, None]
     directions: Floats = rows / np.maximum(length, np.finfo(np.float32).tiny)
     return directions

@@ -102,10 +102,8 @@ def build(project: Project, destination: Path, *, fit: bool = False, say: Say = 
     detector = _detector(project, learner, train, held_out, say)
     canaries = _canaries(held_out, tables.build.canaries)
     accuracy = _accuracy(learner, held_out, held_out.spread_out(CALIBRATION_SAMPLES))
-    manifest = msgspec.structs.replace(
-        _manifest(project, learner, compiled, measured, len(canaries), _accuracy(learner, held_out, canaries)),
-        detector=detector.record if detector else None,
-    )
+    canaries_right = _accuracy(learner, held_out, canaries)
+    manifest = _manifest(project, learner, compiled, measured, detector, len(canaries), canaries_right)
     files = {
         contents.PROGRAM: compiled.lowered.pte,
         contents.STATE: state.dump(_state(learner)),
@@ -278,7 +276,13 @@ def _state(learner: Learner) -> State:
 
 
 def _manifest(
-    project: Project, learner: Learner, compiled: Compiled, measured: Measured, canaries: int, accuracy: float
+    project: Project,
+    learner: Learner,
+    compiled: Compiled,
+    measured: Measured,
+    detector: Made | None,
+    canaries: int,
+    accuracy: float,
 ) -> Manifest:
     tables, classes = project.tables, len(project.tables.model.classes)
     costs = {cost.method: cost for cost in measured.costs}
@@ -333,7 +337,7 @@ def _manifest(
         methods=tuple(methods),
         features=learner.encoder.features,
         taps=tuple(Tap(name=tap.name, channels=tap.shape[0]) for tap in learner.encoder.taps),
-        detector=None,
+        detector=detector.record if detector else None,
         guard=Guard(
             canary_every=CANARY_EVERY,
             canary_floor=round(1 / classes + CANARY_SHARE * max(0.0, accuracy - 1 / classes), 4),

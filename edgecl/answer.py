@@ -30,15 +30,19 @@ class Answer:
     """To the source, -1 to 1; None where the bundle has no detector."""
     novel: bool = False
     """Whether that is below the detector's threshold."""
+    domain: str = "source"
+    """Whose state answered."""
 
 
-def answer_of(seq: int, logits: npt.NDArray[np.float32], classes: Sequence[str], likeness: Likeness | None) -> Answer:
-    """The answer that logits [C] give to sample `seq`."""
+def answer_of(
+    seq: int, logits: npt.NDArray[np.float32], classes: Sequence[str], likeness: Likeness | None, domain: str
+) -> Answer:
+    """The answer that logits [C] give to sample `seq`; minus infinity is a class that cannot be."""
     index = int(logits.argmax())
     similarity, novel = (likeness.similarity, likeness.novel) if likeness else (None, False)
-    if not np.isfinite(logits).all():
-        return Answer(seq, classes[index], index, math.nan, math.nan, logits, similarity, novel)
+    if not np.isfinite(logits[logits != -np.inf]).all() or not np.isfinite(logits[index]):
+        return Answer(seq, classes[index], index, math.nan, math.nan, logits, similarity, novel, domain)
     odds = np.exp((logits - logits[index]).astype(np.float64))
     shares = odds / odds.sum()
     entropy = -float((shares * np.log(np.maximum(shares, np.finfo(np.float64).tiny))).sum())
-    return Answer(seq, classes[index], index, float(shares[index]), abs(entropy), logits, similarity, novel)
+    return Answer(seq, classes[index], index, float(shares[index]), abs(entropy), logits, similarity, novel, domain)

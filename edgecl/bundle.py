@@ -22,7 +22,7 @@ from typing import Final, Self
 import msgspec
 
 from edgecl import archive, contents, disk, unpack
-from edgecl.contents import Canaries, Vectors
+from edgecl.contents import Canaries, Routing, Vectors
 from edgecl.detector import Detector
 from edgecl.errors import BundleError, StoreError
 from edgecl.manifest import File, Manifest, Method, encode
@@ -100,6 +100,11 @@ def read_detector(bundle: Bundle) -> Detector | None:
     return (
         contents.load_detector(bundle.directory, bundle.manifest, bundle.origin) if bundle.manifest.detector else None
     )
+
+
+def read_router(bundle: Bundle) -> Routing | None:
+    """What routes between domains, where the bundle has it."""
+    return contents.load_router(bundle.directory, bundle.manifest, bundle.origin) if bundle.manifest.router else None
 
 
 def write(manifest: Manifest, files: Mapping[str, bytes], destination: Path) -> Bundle:

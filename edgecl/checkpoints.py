@@ -1,25 +1,72 @@
-"""The state directory: checkpoints `learned/<lineage>/<n>.safetensors`, newest few kept, and the journal beside them.
+"""What was learned, in the state directory: checkpoints `learned/<lineage>/<n>.json`, newest few kept, over objects.
 
-One process at a time owns a state directory (flock on `lock`). A checkpoint is a state file (`edgecl/state.py`), which
-also tells the place in the source to go on from; it is written under a temporary name, so what has its name is whole.
+A checkpoint is an index of everything that has been learned: the bank of domains with their states, classes that
+were added, heads, rehearsal. It names each part by the sha256 of its bytes, which lie in `objects/`, and is written, by
+rename, when all of them are there. So what was learned is the old or the new at any moment, never in between; a part
+that did not change is not written again; and which domains an operation has left alone can be read from the names.
+
+One process at a time owns a state directory (flock on `lock`).
 """
 
 import contextlib
 import fcntl
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import msgspec
+import numpy as np
+import safetensors
+import safetensors.numpy
+
 from edgecl import disk, state
+from edgecl.bank import Bank, Domain
 from edgecl.errors import BundleError, StoreError
-from edgecl.manifest import Layout
-from edgecl.state import Place, State
+from edgecl.hypervectors import Bits
+from edgecl.manifest import Calibration, Digest, Layout
+from edgecl.state import State
 
 KEEP: Final = 5
 """Checkpoints kept: enough to go behind one that turned out bad, few enough for an SD card."""
+
+FORMAT: Final = "edgecl-checkpoint-1"
+MAX_INDEX_BYTES: Final = 1 << 24
+
+OBJECTS: Final = "objects"
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where in a source a run was when a checkpoint was written."""
+
+    source: str = ""
+    """As the user named it; empty where there was none."""
+    position: int = 0
+    """Of the next sample."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Everything that has been learned."""
+
+    bundle: str
+    """Id of the bundle that learned it."""
+    place: Place
+    bank: Bank
+    """With the source alone where there is no routing."""
+    states: Mapping[int, State]
+    """Of each domain of the bank."""
+    active: int
+    """The domain the stream was in."""
+    added: tuple[str, ...] = ()
+    """Names of the classes that were added."""
+    heads: Mapping[int, bytes] = field(default_factory=dict)
+    """Files of edgecl/head.py, of the domains that have labels."""
+    rehearsal: bytes | None = None
+    """File of edgecl/rehearsal.py."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +74,41 @@ class Resumed:
     """Where an earlier run left off."""
 
     path: Path
-    state: State
-    place: Place
+    learned: Learned
     passed_over: tuple[str, ...]
     """Newer checkpoints that could not be read, and why."""
+
+
+class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    number: int
+    name: str
+    step: int
+    state: Digest
+    signature: Digest
+    calibration: Calibration
+    head: Digest | None
+
+
+class _Index(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    format: str
+    bundle: Digest
+    place: Place
+    active: int
+    following: int
+    domains: tuple[_Entry, ...]
+    added: tuple[str, ...]
+    rehearsal: Digest | None
+    digest: str = ""
+    """sha256 of the encoded index with this empty."""
+
+    def sealed(self) -> "_Index":
+        plain = msgspec.json.encode(msgspec.structs.replace(self, digest=""))
+        return msgspec.structs.replace(self, digest=hashlib.sha256(plain).hexdigest())
+
+    @property
+    def objects(self) -> set[str]:
+        parts = {part for entry in self.domains for part in (entry.state, entry.signature, entry.head)}
+        return {part for part in (*parts, self.rehearsal) if part}
 
 
 @contextmanager
@@ -56,8 +134,10 @@ def owned(directory: Path) -> Iterator[None]:
 class Checkpoints:
     """The checkpoints of one lineage."""
 
-    def __init__(self, directory: Path, lineage: str) -> None:
-        self._directory = directory / "learned" / lineage
+    def __init__(self, directory: Path) -> None:
+        """`directory`: `learned/<lineage>` of a state directory."""
+        self._directory = directory
+        self._sound: set[str] = set()  # objects that this process has written or read
 
     def newest(self, layout: Layout) -> Resumed | None:
         """The newest that can be read; None where there is none.
@@ -66,9 +146,9 @@ class Checkpoints:
         """
         passed_over: list[str] = []
         for number in reversed(self._numbers()):
+            path = self._path(number)
             try:
-                found, place = state.load(self._path(number), layout)
-                return Resumed(self._path(number), found, place, tuple(passed_over))
+                return Resumed(path, self.load(path, layout), tuple(passed_over))
             except BundleError:
                 raise
             except StoreError as error:
@@ -77,32 +157,147 @@ class Checkpoints:
             raise StoreError(f"{passed_over[0]} (and no older checkpoint can be read)")
         return None
 
-    def write(self, made: State, place: Place) -> tuple[int, Path]:
+    def write(self, learned: Learned) -> tuple[int, Path]:
         """Write the next checkpoint and delete the oldest. Raises StoreError."""
         numbers = self._numbers()
         path = self._path(numbers[-1] + 1 if numbers else 1)
-        new = path.with_name(f".{path.name}.{os.getpid()}.new")
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            disk.remove(new)
-            disk.write_new(new, [state.dump(made, place)])
-            new.rename(path)
-            disk.sync_directory(self._directory)
+            (self._directory / OBJECTS).mkdir(parents=True, exist_ok=True)
+            index = self._index(learned).sealed()
+            self._write(path, msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n")
             for number in numbers[: -KEEP + 1] if len(numbers) >= KEEP else []:
                 self._path(number).unlink(missing_ok=True)
+            self._sweep()
         except OSError as error:
-            with contextlib.suppress(OSError):
-                disk.remove(new)
             raise StoreError(f"{path}: {error.strerror}; make room, or give another --state") from None
         return int(path.stem), path
 
+    def _index(self, learned: Learned) -> _Index:
+        """The index, with every object that it names on the disk."""
+        entries = []
+        for domain in learned.bank.domains:
+            made, head = learned.states[domain.number], learned.heads.get(domain.number)
+            signature = {"prototype": domain.prototype, "founders": domain.founders}
+            entries.append(
+                _Entry(
+                    number=domain.number,
+                    name=domain.name,
+                    step=made.step,
+                    state=self._put(state.dump(made)),
+                    signature=self._put(safetensors.numpy.save(signature)),
+                    calibration=domain.calibration,
+                    head=self._put(head) if head is not None else None,
+                )
+            )
+        rehearsal = self._put(learned.rehearsal) if learned.rehearsal is not None else None
+        disk.sync_directory(self._directory / OBJECTS)
+        return _Index(
+            format=FORMAT,
+            bundle=learned.bundle,
+            place=learned.place,
+            active=learned.active,
+            following=learned.bank.following,
+            domains=tuple(entries),
+            added=learned.added,
+            rehearsal=rehearsal,
+        )
+
+    def _put(self, content: bytes) -> str:
+        name = hashlib.sha256(content).hexdigest()
+        path = self._object(name)
+        if name not in self._sound or not path.exists():
+            self._write(path, content)
+            self._sound.add(name)
+        return name
+
+    def _get(self, name: str, where: Path) -> bytes:
+        """Raises StoreError."""
+        path = self._object(name)
+        try:
+            if path.stat().st_size > state.MAX_STATE_BYTES:
+                raise StoreError(f"{path}: too large for what was learned; delete {where.name}")
+            content = path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror}; {where.name} cannot be gone on from") from None
+        if hashlib.sha256(content).hexdigest() != name:
+            raise StoreError(f"{path}: damaged; {where.name} cannot be gone on from")
+        self._sound.add(name)
+        return content
+
+    def load(self, path: Path, layout: Layout) -> Learned:
+        """One of them. Raises BundleError: written for another bundle. StoreError: it cannot be read."""
+        index = self._read(path)
+        domains, states, heads = [], {}, {}
+        for entry in index.domains:
+            parts = self._signature(entry, path)
+            domains.append(Domain(entry.number, entry.name, *parts[:1], entry.calibration, *parts[1:]))
+            self._get(entry.state, path)
+            states[entry.number] = state.load(self._object(entry.state), layout)
+            if entry.head:
+                heads[entry.number] = self._get(entry.head, path)
+        rehearsal = self._get(index.rehearsal, path) if index.rehearsal else None
+        bank = Bank(tuple(domains), index.following)
+        return Learned(index.bundle, index.place, bank, states, index.active, index.added, heads, rehearsal)
+
+    def _signature(self, entry: _Entry, path: Path) -> tuple[Bits, Bits]:
+        try:
+            parts = safetensors.numpy.load(self._get(entry.signature, path))
+            prototype, founders = parts["prototype"], parts["founders"]
+        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            raise StoreError(f"{path}: domain {entry.name}: {error}; delete it") from None
+        if prototype.dtype != np.uint8 or prototype.ndim != 1 or founders.dtype != np.uint8 or founders.ndim != 2:
+            raise StoreError(f"{path}: domain {entry.name}: not a signature; delete it")
+        return prototype, founders
+
+    def _read(self, path: Path) -> _Index:
+        """Raises StoreError."""
+        try:
+            if path.stat().st_size > MAX_INDEX_BYTES:
+                raise StoreError(f"{path}: too large for a checkpoint; delete it")
+            index = msgspec.json.decode(path.read_bytes(), type=_Index)
+        except OSError as error:
+            raise StoreError(f"{path}: {error.strerror}; give another --state") from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise StoreError(f"{path}: not a checkpoint: {error}; delete it") from None
+        if index.format != FORMAT:
+            raise StoreError(f"{path}: of another edgecl ({index.format}); delete it, or use that one")
+        if index != index.sealed():
+            raise StoreError(f"{path}: damaged: its digest does not match; delete it")
+        return index
+
+    def _sweep(self) -> None:
+        """Delete the objects that no checkpoint names."""
+        kept: set[str] = set()
+        for number in self._numbers():
+            try:
+                kept |= self._read(self._path(number)).objects
+            except StoreError:
+                return  # what it may name stays
+        for path in (self._directory / OBJECTS).iterdir():
+            if path.stem not in kept:
+                path.unlink(missing_ok=True)
+                self._sound.discard(path.stem)
+
+    def _write(self, path: Path, content: bytes) -> None:
+        new = path.with_name(f".{path.name}.{os.getpid()}.new")
+        try:
+            disk.remove(new)
+            disk.write_new(new, [content])
+            new.rename(path)
+            disk.sync_directory(path.parent)
+        except OSError:
+            with contextlib.suppress(OSError):
+                disk.remove(new)
+            raise
+
+    def _object(self, name: str) -> Path:
+        return self._directory / OBJECTS / f"{name}.safetensors"
+
     def _path(self, number: int) -> Path:
-        return self._directory / f"{number:08d}.safetensors"
+        return self._directory / f"{number:08d}.json"
 
     def _numbers(self) -> list[int]:
         try:
-            return sorted(
-                int(file.stem) for file in self._directory.glob("[0-9]*.safetensors") if file.stem.isdecimal()
-            )
+            return sorted(int(file.stem) for file in self._directory.glob("[0-9]*.json") if file.stem.isdecimal())
         except OSError as error:
             raise StoreError(f"{self._directory}: {error.strerror}; give another --state") from None

@@ -5,10 +5,13 @@
 * `canaries.safetensors`  `x` [n, *input.shape], uint8 for images or float32 for vectors, and `y` int64 [n]
 * `detector.safetensors`  `mean` and `scale` [features] and `prototypes`, a row a class: float32 [C, D], or uint8
                           [C, D / 8] where the manifest's detector keeps bits
+* `router.safetensors`    `mean` [features], `blocks` float32, those of `edgecl/whitening.py` one after another, and
+                          `prototype` of the source, uint8 [D / 8]
 
 The functions take the directory in which a verified bundle lies, and the bundle's name for messages.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,16 +22,19 @@ import numpy as np
 import numpy.typing as npt
 import safetensors
 
-from edgecl import state
+from edgecl import state, whitening
 from edgecl.detector import Detector, Fit
 from edgecl.errors import BundleError, StoreError
+from edgecl.hypervectors import Bits
 from edgecl.manifest import Manifest, Method
+from edgecl.signature import Signatures
 
 PROGRAM: Final = "program.pte"
 STATE: Final = "state.safetensors"
 VECTORS: Final = "vectors.safetensors"
 CANARIES: Final = "canaries.safetensors"
 DETECTOR: Final = "detector.safetensors"
+ROUTER: Final = "router.safetensors"
 ONNX: Final = "onnx"
 """The folder of the optional `<method>.onnx`, the only folder in a bundle."""
 
@@ -62,6 +68,7 @@ def allowed(manifest: Manifest) -> tuple[frozenset[str], frozenset[str]]:
     """Files that the bundle must have, and those that it may have."""
     must = {PROGRAM, STATE, VECTORS} | ({CANARIES} if manifest.canaries.count else set())
     must |= {DETECTOR} if manifest.detector else set()
+    must |= {ROUTER} if manifest.router else set()
     may = must | {CANARIES} | {f"{ONNX}/{method.name}.onnx" for method in manifest.methods}
     return frozenset(must), frozenset(may)
 
@@ -74,6 +81,8 @@ def check(directory: Path, manifest: Manifest, where: str) -> None:
         load_canaries(directory, manifest, where)
     if manifest.detector:
         load_detector(directory, manifest, where)
+    if manifest.router:
+        load_router(directory, manifest, where)
 
 
 def load_state(directory: Path, manifest: Manifest, where: str) -> state.State:
@@ -84,7 +93,7 @@ def load_state(directory: Path, manifest: Manifest, where: str) -> state.State:
     )
     _check_finite(directory / STATE, where)
     try:
-        loaded, _ = state.load(directory / STATE, layout)
+        loaded = state.load(directory / STATE, layout)
     except (BundleError, StoreError):
         raise BundleError(f"{where}: {STATE}: not a state of this bundle's layout; rebuild the bundle") from None
     if loaded.step or loaded.seen:
@@ -137,6 +146,35 @@ def load_detector(directory: Path, manifest: Manifest, where: str) -> Detector:
         return Detector(record, fit)
     except ValueError as error:
         raise BundleError(f"{where}: detector: {error}; rebuild the bundle") from None
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What a bundle knows of its source, to tell other domains from it."""
+
+    signatures: Signatures
+    prototype: Bits
+
+
+def load_router(directory: Path, manifest: Manifest, where: str) -> Routing:
+    """What routes, of a bundle that has it. Raises BundleError."""
+    path, record, widths = directory / ROUTER, manifest.router, [tap.channels for tap in manifest.taps]
+    assert record
+    numbers = sum(math.prod(size) for size in whitening.sizes(widths))
+    needed = {
+        "mean": ("F32", (manifest.features,)),
+        "blocks": ("F32", (numbers,)),
+        "prototype": ("U8", (record.dimensions // 8,)),
+    }
+    _check_tensors(path, needed, where)
+    _check_finite(path, where)
+    with safetensors.safe_open(path, framework="numpy") as file:
+        white = whitening.unflat(file.get_tensor("mean"), file.get_tensor("blocks"), widths)
+        prototype = file.get_tensor("prototype")
+    try:
+        return Routing(Signatures(white, record.dimensions, record.seed), prototype)
+    except ValueError as error:
+        raise BundleError(f"{where}: router: {error}; rebuild the bundle") from None
 
 
 def _needed_vectors(manifest: Manifest) -> Needed:

@@ -75,7 +75,7 @@ class Detector:
         to_classes = self.similarities(self.encode(taps[None]))[0]
         nearest = int(to_classes.argmax())
         similarity = float(to_classes[nearest])
-        return Likeness(similarity, nearest, similarity < self.record.threshold)
+        return Likeness(similarity, nearest, similarity < self.record.calibration.threshold)
 
 
 def dump(fit: Fit) -> bytes:

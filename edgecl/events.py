@@ -38,12 +38,18 @@ def _value(field: FieldDescriptor, value: Any) -> Any:
     if field.enum_type:
         return field.enum_type.values_by_number[value].name.lower()
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_value(field, one) for one in value] if not field.message_type else _settings(value)
+        if field.message_type:
+            return _settings(value) if field.message_type.name == "Setting" else [_fields(one) for one in value]
+        return [_value(field, one) for one in value]
     return _short(value) if field.type == FieldDescriptor.TYPE_FLOAT and isinstance(value, float) else value
 
 
 def _settings(values: Sequence[Setting]) -> dict[str, str]:
     return {setting.name: setting.value for setting in values}
+
+
+def _fields(message: Any) -> dict[str, Any]:
+    return {field.name: _value(field, getattr(message, field.name)) for field in message.DESCRIPTOR.fields}
 
 
 def _short(value: float) -> float:

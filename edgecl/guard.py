@@ -15,6 +15,7 @@ NOT_FINITE: Final = "not-finite"
 COLLAPSE: Final = "collapse"
 CANARIES: Final = "canaries"
 BUSY: Final = "busy"
+GONE: Final = "gone"
 
 
 @dataclass(frozen=True)

@@ -68,10 +68,17 @@ def hadamard(size: int) -> Floats:
 
 def signs(seed: int, count: int) -> Floats:
     """+1 or -1, by the highest bits of SplitMix64 (Steele et al. 2014), which starts at what it makes of the seed."""
+    return np.where(_random(seed, count) >> np.uint64(63), np.float32(-1), np.float32(1))
+
+
+def uniform(seed: int, count: int) -> Floats:
+    """Numbers in [0, 1), by the 24 highest bits of the same."""
+    return (_random(seed, count) >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+
+
+def _random(seed: int, count: int) -> npt.NDArray[np.uint64]:
     start = _mixed(np.array([seed], np.uint64) + np.uint64(_GOLDEN))
-    counters = np.arange(1, count + 1, dtype=np.uint64)
-    highest = _mixed(start + counters * np.uint64(_GOLDEN)) >> np.uint64(63)
-    return np.where(highest, np.float32(-1), np.float32(1))
+    return _mixed(start + np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN))
 
 
 def _mixed(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -25,9 +25,13 @@ from edgecl.errors import JournalError
 from edgecl.journal_pb2 import (
     DESCRIPTOR,
     Checkpoint,
+    Class,
     Damaged,
+    Domain,
     End,
     Guard,
+    Kept,
+    Label,
     Loss,
     Prediction,
     Run,
@@ -40,11 +44,15 @@ from edgecl.journal_pb2 import (
 
 __all__ = [
     "Checkpoint",
+    "Class",
     "Clock",
     "Damaged",
+    "Domain",
     "End",
     "Guard",
     "Journal",
+    "Kept",
+    "Label",
     "Loss",
     "Prediction",
     "Record",
@@ -63,15 +71,18 @@ __all__ = [
 SEGMENT_BYTES: Final = 8 << 20
 """A segment that has this size is sealed and the next one begun: small enough to pull whole over a slow link."""
 
-Record = Run | Prediction | Damaged | Shift | Update | Guard | Checkpoint | Loss | Sample | End
+Record = Run | Prediction | Damaged | Shift | Domain | Update | Guard | Label | Class | Checkpoint | Loss | Sample | End
 
 TOPICS: Final[dict[str, type[Record]]] = {
     "/run": Run,
     "/prediction": Prediction,
     "/damaged": Damaged,
     "/shift": Shift,
+    "/domain": Domain,
     "/update": Update,
     "/guard": Guard,
+    "/label": Label,
+    "/class": Class,
     "/checkpoint": Checkpoint,
     "/loss": Loss,
     "/sample": Sample,

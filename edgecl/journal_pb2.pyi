@@ -95,6 +95,8 @@ class Run(_message.Message):
     STEP_FIELD_NUMBER: _builtins.int
     SEEN_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    ADDED_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
     bundle: _builtins.str
     """id of the bundle"""
     name: _builtins.str
@@ -115,10 +117,16 @@ class Run(_message.Message):
     """samples answered before this run: `seq` of its first prediction"""
     source: _builtins.str
     """as the user named it"""
+    domain: _builtins.int
+    """that the stream was in; `digest` and `step` are of its state"""
     @_builtins.property
     def stamp(self) -> Global___Stamp: ...
     @_builtins.property
     def settings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Setting]: ...
+    @_builtins.property
+    def added(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """names of the classes that were added to those of the bundle"""
+
     def __init__(
         self,
         *,
@@ -136,10 +144,12 @@ class Run(_message.Message):
         step: _builtins.int = ...,
         seen: _builtins.int = ...,
         source: _builtins.str = ...,
+        added: _abc.Iterable[_builtins.str] | None = ...,
+        domain: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["arch", b"arch", "bundle", b"bundle", "digest", b"digest", "edgecl", b"edgecl", "executorch", b"executorch", "learner", b"learner", "name", b"name", "seed", b"seed", "seen", b"seen", "settings", b"settings", "source", b"source", "stamp", b"stamp", "step", b"step", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "arch", b"arch", "bundle", b"bundle", "digest", b"digest", "domain", b"domain", "edgecl", b"edgecl", "executorch", b"executorch", "learner", b"learner", "name", b"name", "seed", b"seed", "seen", b"seen", "settings", b"settings", "source", b"source", "stamp", b"stamp", "step", b"step", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -186,6 +196,7 @@ class Prediction(_message.Message):
     LATENCY_NS_FIELD_NUMBER: _builtins.int
     SIMILARITY_FIELD_NUMBER: _builtins.int
     NOVEL_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """counts samples over the life of the state directory"""
     label: _builtins.int
@@ -206,6 +217,8 @@ class Prediction(_message.Message):
     """to the source, -1 to 1, where the bundle has a detector"""
     novel: _builtins.bool
     """whether that is below the detector's threshold"""
+    domain: _builtins.int
+    """that answered; 0 is the source"""
     @_builtins.property
     def stamp(self) -> Global___Stamp: ...
     def __init__(
@@ -222,10 +235,11 @@ class Prediction(_message.Message):
         latency_ns: _builtins.int = ...,
         similarity: _builtins.float | None = ...,
         novel: _builtins.bool = ...,
+        domain: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_similarity", b"_similarity", "_y", b"_y", "similarity", b"similarity", "stamp", b"stamp", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_similarity", b"_similarity", "_y", b"_y", "confidence", b"confidence", "entropy", b"entropy", "label", b"label", "latency_ns", b"latency_ns", "novel", b"novel", "position", b"position", "seq", b"seq", "similarity", b"similarity", "stamp", b"stamp", "step", b"step", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_similarity", b"_similarity", "_y", b"_y", "confidence", b"confidence", "domain", b"domain", "entropy", b"entropy", "label", b"label", "latency_ns", b"latency_ns", "novel", b"novel", "position", b"position", "seq", b"seq", "similarity", b"similarity", "stamp", b"stamp", "step", b"step", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__similarity: _TypeAlias = _typing.Literal["similarity"]  # noqa: Y015
     _WhichOneofArgType__similarity: _TypeAlias = _typing.Literal["_similarity", b"_similarity"]  # noqa: Y015
@@ -300,6 +314,7 @@ class Update(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     COMMITTED_FIELD_NUMBER: _builtins.int
     DURATION_NS_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
     kind: Global___Update.Kind.ValueType
     step: _builtins.int
     """of the state after it"""
@@ -311,6 +326,8 @@ class Update(_message.Message):
     committed: _builtins.bool
     """whether that state replaced the one before"""
     duration_ns: _builtins.int
+    domain: _builtins.int
+    """whose state it is"""
     @_builtins.property
     def stamp(self) -> Global___Stamp: ...
     @_builtins.property
@@ -329,10 +346,11 @@ class Update(_message.Message):
         digest: _builtins.str = ...,
         committed: _builtins.bool = ...,
         duration_ns: _builtins.int = ...,
+        domain: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "digest", b"digest", "duration_ns", b"duration_ns", "first_seq", b"first_seq", "kind", b"kind", "last_seq", b"last_seq", "report", b"report", "stamp", b"stamp", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["committed", b"committed", "digest", b"digest", "domain", b"domain", "duration_ns", b"duration_ns", "first_seq", b"first_seq", "kind", b"kind", "last_seq", b"last_seq", "report", b"report", "stamp", b"stamp", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -415,6 +433,7 @@ class Guard(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
     action: Global___Guard.Action.ValueType
     step: _builtins.int
     """of the state that it acted on"""
@@ -424,6 +443,8 @@ class Guard(_message.Message):
     """for people"""
     digest: _builtins.str
     """of the state after it"""
+    domain: _builtins.int
+    """whose state it is"""
     @_builtins.property
     def stamp(self) -> Global___Stamp: ...
     def __init__(
@@ -435,10 +456,11 @@ class Guard(_message.Message):
         reason: _builtins.str = ...,
         detail: _builtins.str = ...,
         digest: _builtins.str = ...,
+        domain: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "detail", b"detail", "digest", b"digest", "reason", b"reason", "stamp", b"stamp", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "detail", b"detail", "digest", b"digest", "domain", b"domain", "reason", b"reason", "stamp", b"stamp", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -446,7 +468,7 @@ Global___Guard: _TypeAlias = Guard  # noqa: Y015
 
 @_typing.final
 class Checkpoint(_message.Message):
-    """A state was written to the state directory."""
+    """What was learned was written to the state directory. `step`, `seen` and `digest` are of the domain the stream is in."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -456,6 +478,7 @@ class Checkpoint(_message.Message):
     SEEN_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     FILE_FIELD_NUMBER: _builtins.int
+    DOMAINS_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     step: _builtins.int
     seen: _builtins.int
@@ -463,6 +486,10 @@ class Checkpoint(_message.Message):
     file: _builtins.str
     @_builtins.property
     def stamp(self) -> Global___Stamp: ...
+    @_builtins.property
+    def domains(self) -> _containers.RepeatedCompositeFieldContainer[Global___Kept]:
+        """all of the bank"""
+
     def __init__(
         self,
         *,
@@ -472,14 +499,197 @@ class Checkpoint(_message.Message):
         seen: _builtins.int = ...,
         digest: _builtins.str = ...,
         file: _builtins.str = ...,
+        domains: _abc.Iterable[Global___Kept] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "file", b"file", "number", b"number", "seen", b"seen", "stamp", b"stamp", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "domains", b"domains", "file", b"file", "number", b"number", "seen", b"seen", "stamp", b"stamp", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
+
+@_typing.final
+class Kept(_message.Message):
+    """The state of one domain in a checkpoint."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    domain: _builtins.int
+    name: _builtins.str
+    step: _builtins.int
+    digest: _builtins.str
+    """of its state"""
+    def __init__(
+        self,
+        *,
+        domain: _builtins.int = ...,
+        name: _builtins.str = ...,
+        step: _builtins.int = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "domain", b"domain", "name", b"name", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Kept: _TypeAlias = Kept  # noqa: Y015
+
+@_typing.final
+class Domain(_message.Message):
+    """The bank of domains has changed, or the stream has come to another domain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Event:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _EventEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Domain._Event.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        UNSPECIFIED: Domain._Event.ValueType  # 0
+        BEGAN: Domain._Event.ValueType  # 1
+        """unlike all that are known: a new one is being founded, and answers from here on"""
+        FOUNDED: Domain._Event.ValueType  # 2
+        """it joined the bank"""
+        RETURNED: Domain._Event.ValueType  # 3
+        """it was given up: the stream went back before"""
+        REFUSED: Domain._Event.ValueType  # 4
+        """the bank was full: it answers on, and will not be kept"""
+        MERGED: Domain._Event.ValueType  # 5
+        """with `other`, which holds both from here on"""
+        ENTERED: Domain._Event.ValueType  # 6
+        """the stream is in this known domain from here on"""
+        RENAMED: Domain._Event.ValueType  # 7
+        DROPPED: Domain._Event.ValueType  # 8
+
+    class Event(_Event, metaclass=_EventEnumTypeWrapper): ...
+    UNSPECIFIED: Domain.Event.ValueType  # 0
+    BEGAN: Domain.Event.ValueType  # 1
+    """unlike all that are known: a new one is being founded, and answers from here on"""
+    FOUNDED: Domain.Event.ValueType  # 2
+    """it joined the bank"""
+    RETURNED: Domain.Event.ValueType  # 3
+    """it was given up: the stream went back before"""
+    REFUSED: Domain.Event.ValueType  # 4
+    """the bank was full: it answers on, and will not be kept"""
+    MERGED: Domain.Event.ValueType  # 5
+    """with `other`, which holds both from here on"""
+    ENTERED: Domain.Event.ValueType  # 6
+    """the stream is in this known domain from here on"""
+    RENAMED: Domain.Event.ValueType  # 7
+    DROPPED: Domain.Event.ValueType  # 8
+
+    STAMP_FIELD_NUMBER: _builtins.int
+    EVENT_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    OTHER_FIELD_NUMBER: _builtins.int
+    event: Global___Domain.Event.ValueType
+    seq: _builtins.int
+    """sample that told, or the next one"""
+    domain: _builtins.int
+    name: _builtins.str
+    """of that domain, from here on"""
+    other: _builtins.int
+    @_builtins.property
+    def stamp(self) -> Global___Stamp: ...
+    def __init__(
+        self,
+        *,
+        stamp: Global___Stamp | None = ...,
+        event: Global___Domain.Event.ValueType = ...,
+        seq: _builtins.int = ...,
+        domain: _builtins.int = ...,
+        name: _builtins.str = ...,
+        other: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_other", b"_other", "other", b"other", "stamp", b"stamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_other", b"_other", "domain", b"domain", "event", b"event", "name", b"name", "other", b"other", "seq", b"seq", "stamp", b"stamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__other: _TypeAlias = _typing.Literal["other"]  # noqa: Y015
+    _WhichOneofArgType__other: _TypeAlias = _typing.Literal["_other", b"_other"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__other) -> _WhichOneofReturnType__other | None: ...
+
+Global___Domain: _TypeAlias = Domain  # noqa: Y015
+
+@_typing.final
+class Label(_message.Message):
+    """A sample was given its label."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAMP_FIELD_NUMBER: _builtins.int
+    SEQ_FIELD_NUMBER: _builtins.int
+    Y_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    y: _builtins.int
+    """index of the class"""
+    name: _builtins.str
+    """of the class"""
+    domain: _builtins.int
+    """that learns it"""
+    before: _builtins.int
+    """the label that it had been given earlier"""
+    @_builtins.property
+    def stamp(self) -> Global___Stamp: ...
+    def __init__(
+        self,
+        *,
+        stamp: Global___Stamp | None = ...,
+        seq: _builtins.int = ...,
+        y: _builtins.int = ...,
+        name: _builtins.str = ...,
+        domain: _builtins.int = ...,
+        before: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_before", b"_before", "before", b"before", "stamp", b"stamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_before", b"_before", "before", b"before", "domain", b"domain", "name", b"name", "seq", b"seq", "stamp", b"stamp", "y", b"y"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__before: _TypeAlias = _typing.Literal["before"]  # noqa: Y015
+    _WhichOneofArgType__before: _TypeAlias = _typing.Literal["_before", b"_before"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__before) -> _WhichOneofReturnType__before | None: ...
+
+Global___Label: _TypeAlias = Label  # noqa: Y015
+
+@_typing.final
+class Class(_message.Message):
+    """A class was added."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAMP_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def stamp(self) -> Global___Stamp: ...
+    def __init__(
+        self,
+        *,
+        stamp: Global___Stamp | None = ...,
+        index: _builtins.int = ...,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "name", b"name", "stamp", b"stamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Class: _TypeAlias = Class  # noqa: Y015
 
 @_typing.final
 class Loss(_message.Message):
@@ -527,6 +737,7 @@ class Sample(_message.Message):
     DTYPE_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
     X_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     position: _builtins.int
     y: _builtins.int
@@ -534,6 +745,8 @@ class Sample(_message.Message):
     """uint8 or float32"""
     x: _builtins.bytes
     """row-major, little-endian"""
+    domain: _builtins.int
+    """that answered"""
     @_builtins.property
     def stamp(self) -> Global___Stamp: ...
     @_builtins.property
@@ -548,10 +761,11 @@ class Sample(_message.Message):
         dtype: _builtins.str = ...,
         shape: _abc.Iterable[_builtins.int] | None = ...,
         x: _builtins.bytes = ...,
+        domain: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_y", b"_y", "stamp", b"stamp", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_y", b"_y", "dtype", b"dtype", "position", b"position", "seq", b"seq", "shape", b"shape", "stamp", b"stamp", "x", b"x", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_y", b"_y", "domain", b"domain", "dtype", b"dtype", "position", b"position", "seq", b"seq", "shape", b"shape", "stamp", b"stamp", "x", b"x", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__y: _TypeAlias = _typing.Literal["y"]  # noqa: Y015
     _WhichOneofArgType__y: _TypeAlias = _typing.Literal["_y", b"_y"]  # noqa: Y015

@@ -1,4 +1,7 @@
-"""The learning half of the loop: runs updates, asks the guard, writes down what was decided, and keeps the state."""
+"""The learning half of the loop: runs updates, asks the guard, writes down what was decided, and keeps the states.
+
+Each domain has a state of its own, with its own guard: an update reads and writes that of its batch's domain alone.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecl import guard, resident
+from edgecl.bank import SOURCE
 from edgecl.bundle import Bundle, read_canaries, read_state
 from edgecl.guard import Guard, Verdict
 from edgecl.journal import Guard as GuardRecord
@@ -30,12 +34,23 @@ class Batch:
     samples: Sequence[npt.NDArray[Any]]
     first_seq: int
     last_seq: int
+    domain: int = SOURCE
     y: Floats | None = None
     """Class probabilities [B, C] for `learn`; None for `adapt`."""
 
 
+@dataclass
+class Track:
+    """How the state of one domain has come along."""
+
+    state: State
+    good: State
+    """That is gone back to."""
+    guard: Guard
+
+
 class Learning:
-    """Turns batches into states. One thread at a time uses it; `state` may be read from any.
+    """Turns batches into states. One thread at a time updates; states may be read from any.
 
     A decision is noted before it takes effect, so a journal tells of a state before it tells of what that answered.
     """
@@ -44,7 +59,7 @@ class Learning:
         self,
         bundle: Bundle,
         programs: Programs,
-        resumed: State | None,
+        resumed: Mapping[int, State],
         *,
         hyper: Mapping[str, float],
         seed: int,
@@ -52,8 +67,7 @@ class Learning:
         now_ns: Callable[[], int],
         note: Callable[[Record], None],
     ) -> None:
-        self._built = read_state(bundle)
-        self.state = self._good = resumed or self._built
+        self.built = read_state(bundle)
         self._manifest: Manifest = bundle.manifest
         self._programs = programs
         self._preprocess = Preprocess(self._manifest.input)
@@ -62,11 +76,42 @@ class Learning:
         canaries = read_canaries(bundle)
         self._canaries = [self._preprocess.check(x) for x in canaries.x]
         self._canary_labels = canaries.y
-        self._guard = Guard(
-            self._manifest.guard,
-            len(self._manifest.classes),
-            canaries=len(self._canaries) > 0 and bool(self._manifest.learner.trained),
+        self._tracks: dict[int, Track] = {}
+        for domain, state in ({SOURCE: self.built} | dict(resumed)).items():
+            self.begin(domain, state)
+
+    def begin(self, domain: int, state: State | None = None) -> None:
+        """A domain begins, from this state or as built."""
+        state = state or self.built
+        canaries = len(self._canaries) > 0 and bool(self._manifest.learner.trained)
+        guard = Guard(self._manifest.guard, len(self._manifest.classes), canaries=canaries)
+        self._tracks[domain] = Track(state, state, guard)
+
+    def forget(self, domain: int) -> None:
+        """A domain is gone."""
+        self._tracks.pop(domain, None)
+
+    def merge(self, one: int, other: int) -> None:
+        """The state of `one` becomes the mean of both, weighted by their updates; `other` is gone."""
+        first, second = self[one], self[other]
+        weight = second.step / max(1, first.step + second.step)
+        theta, slots = (
+            (1 - weight) * a + weight * b for a, b in ((first.theta, second.theta), (first.slots, second.slots))
         )
+        mean = State(
+            first.layout,
+            theta.astype(np.float32),
+            slots.astype(np.float32),
+            max(first.step, second.step),
+            max(first.seen, second.seen),
+        )
+        self.forget(other)
+        self.begin(one, mean)
+
+    def __getitem__(self, domain: int) -> State:
+        """What answers in a domain; of one that is gone, as built."""
+        track = self._tracks.get(domain)
+        return track.state if track else self.built
 
     def update(self, batch: Batch) -> Outcome:
         """Take one step on a batch: `adapt` without labels, `learn` with them.
@@ -75,16 +120,20 @@ class Learning:
         """
         used = resident.resident_bytes()
         if self._budget_bytes and used > self._budget_bytes:
-            self.skip(guard.MEMORY, f"{used} bytes resident, the budget is {self._budget_bytes}")
+            self.skip(guard.MEMORY, f"{used} bytes resident, the budget is {self._budget_bytes}", batch.domain)
             return "skipped"
         start_ns = self._now_ns()
         kind: Kind = "adapt" if batch.y is None else "learn"
-        before = self.state
+        track = self._tracks.get(batch.domain)
+        if not track:
+            self.skip(guard.GONE, f"domain {batch.domain} is no more", batch.domain)
+            return "skipped"
+        before = track.state
         out = self._run(kind, before, self._preprocess.batch(batch.samples), batch.y)
         after = before.after(out["theta"], out["slots"], seen=batch.last_seq + 1)
         if "logits" in out:
-            self._guard.answered(out["logits"].argmax(1))
-        verdict = self._guard.judge(after.finite, lambda: self.canary_accuracy(after))
+            track.guard.answered(out["logits"].argmax(1))
+        verdict = track.guard.judge(after.finite, lambda: self.canary_accuracy(after))
         self._note(
             Update(
                 kind=Update.ADAPT if kind == "adapt" else Update.LEARN,
@@ -95,17 +144,18 @@ class Learning:
                 digest=after.digest,
                 committed=verdict.action == "commit",
                 duration_ns=self._now_ns() - start_ns,
+                domain=batch.domain,
             )
         )
         if verdict.action == "commit":
-            self.state = after
+            track.state = after
             if verdict.good:
-                self._good = after
+                track.good = after
             return "committed"
         if verdict.action == "drop":
-            self._acted(GuardRecord.SKIPPED, verdict.reason, verdict.detail, before)
+            self._acted(GuardRecord.SKIPPED, verdict.reason, verdict.detail, before, batch.domain)
             return "dropped"
-        self._roll_back(verdict, after)
+        self._roll_back(verdict, after, track, batch.domain)
         return "rolled back"
 
     def canary_accuracy(self, state: State) -> float:
@@ -114,12 +164,12 @@ class Learning:
         Canaries are source samples. Statistics that have followed the stream elsewhere answer them badly and are none
         the worse for it; what gradients changed should still do the source task.
         """
-        theta = self._built.theta.copy()
+        theta = self.built.theta.copy()
         for piece in self._manifest.layout.theta:
             if piece.name in self._manifest.learner.trained:
                 there = slice(piece.offset, piece.offset + piece.size)
                 theta[there] = state.theta[there]
-        mixed = replace(self._built, theta=theta)
+        mixed = replace(self.built, theta=theta)
         batch = self._manifest.method("infer").batch
         right, count = 0, len(self._canaries)
         for start in range(0, count, batch):
@@ -130,9 +180,9 @@ class Learning:
             right += int((labels[:kept] == self._canary_labels[places[:kept]]).sum())
         return right / count if count else 1.0
 
-    def skip(self, reason: str, detail: str) -> None:
+    def skip(self, reason: str, detail: str, domain: int) -> None:
         """Note that a batch was not learned from."""
-        self._acted(GuardRecord.SKIPPED, reason, detail, self.state)
+        self._acted(GuardRecord.SKIPPED, reason, detail, self[domain], domain)
 
     def _run(self, kind: Kind, state: State, x: Floats, y: Floats | None) -> dict[str, Floats]:
         given = {"theta": state.theta, "slots": state.slots, "x": x, "hyper": self._hyper}
@@ -142,15 +192,20 @@ class Learning:
         out = self._programs.call(self._manifest.method(kind, len(x)), **given)
         return {"theta": state.theta, "slots": state.slots} | out  # what has no elements is no output
 
-    def _roll_back(self, verdict: Verdict, after: State) -> None:
-        reset = self._good is self._built
-        restored = replace(self._good, step=after.step, seen=after.seen)
-        self._acted(GuardRecord.RESET if reset else GuardRecord.ROLLED_BACK, verdict.reason, verdict.detail, restored)
-        self.state = restored
-        self._good = self._built  # until another state passes: what led astray once is not gone back to twice
+    def _roll_back(self, verdict: Verdict, after: State, track: Track, domain: int) -> None:
+        reset = track.good is self.built
+        restored = replace(track.good, step=after.step, seen=after.seen)
+        action = GuardRecord.RESET if reset else GuardRecord.ROLLED_BACK
+        self._acted(action, verdict.reason, verdict.detail, restored, domain)
+        track.state = restored
+        track.good = self.built  # until another state passes: what led astray once is not gone back to twice
 
-    def _acted(self, action: GuardRecord.Action.ValueType, reason: str, detail: str, state: State) -> None:
-        self._note(GuardRecord(action=action, step=state.step, reason=reason, detail=detail, digest=state.digest))
+    def _acted(self, action: GuardRecord.Action.ValueType, reason: str, detail: str, state: State, domain: int) -> None:
+        self._note(
+            GuardRecord(
+                action=action, step=state.step, reason=reason, detail=detail, digest=state.digest, domain=domain
+            )
+        )
 
 
 def noise(seed: int, step: int, count: int) -> Floats:

@@ -3,11 +3,11 @@ learned.
 
 A state directory belongs to one loop at a time and holds
 
-    learned/<lineage>/<n>.safetensors   checkpoints (`edgecl/checkpoints.py`)
-    journal/<boot>-<n>.mcap             every answer and every decision (`edgecl/journal.py`)
-    cache/<bundle id>/                  the verified copy of the bundle
-    tested                              the bundle that has passed its self-test here
-    lock                                held while a loop is open
+    learned/<lineage>/<n>.json    checkpoints, over objects/ (`edgecl/checkpoints.py`)
+    journal/<boot>-<n>.mcap       every answer and every decision (`edgecl/journal.py`)
+    cache/<bundle id>/            the verified copy of the bundle
+    tested                        the bundle that has passed its self-test here
+    lock                          held while a loop is open
 """
 
 import contextlib
@@ -20,21 +20,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgecl import __version__, _runtime, checkpoints, disk, guard, journal, selftest
+from edgecl import __version__, _runtime, checkpoints, disk, guard, journal, selftest, shift
 from edgecl.answer import Answer, answer_of
-from edgecl.bundle import Bundle, open_bundle, read_detector
+from edgecl.bank import SOURCE, Bank, source_bank
+from edgecl.bundle import Bundle, open_bundle, read_detector, read_router
+from edgecl.checkpoints import Learned, Place
 from edgecl.clock import SystemClock, boot_id
+from edgecl.domains import Domains
 from edgecl.errors import EdgeclError, ProgramError, StoreError
 from edgecl.here import check_here
 from edgecl.learning import Batch, Learning, Outcome
+from edgecl.manifest import Calibration, Manifest
 from edgecl.preprocess import Preprocess
 from edgecl.programs import Programs
-from edgecl.settings import Settings, hyper_values
+from edgecl.router import Router, Turn
+from edgecl.settings import SettingError, Settings, hyper_values
 from edgecl.shift import Watch
-from edgecl.state import Place, State
+from edgecl.signature import Signatures
+from edgecl.state import State
 from edgecl.worker import Worker
 
 SYNC_NS: Final = 5_000_000_000
@@ -77,10 +84,13 @@ class Loop:
             check_here(manifest)
             hyper = hyper_values(manifest.learner, settings.hyper)
             selftest.once(self.bundle, state_directory / "tested", engine=settings.engine)
-            self._checkpoints = checkpoints.Checkpoints(state_directory, manifest.lineage)
+            signatures, source_domain = _router_of(self.bundle)
+            most = _domains(settings, manifest)
+            self._checkpoints = checkpoints.Checkpoints(state_directory / "learned" / manifest.lineage)
             self.resumed = self._checkpoints.newest(manifest.layout)
+            learned = self.resumed.learned if self.resumed else None
             self.checkpoint = self.resumed.path if self.resumed else None
-            self._place = _place(self.resumed, source, again)
+            self._place = _place(learned, source, again)
             losses = journal.recover(state_directory / "journal")
             self._seq = journal.next_seq(state_directory / "journal")
             self._programs = stack.enter_context(
@@ -91,14 +101,32 @@ class Loop:
             self._learning = Learning(
                 self.bundle,
                 self._programs,
-                self.resumed.state if self.resumed else None,
+                learned.states if learned else {},
                 hyper=hyper,
                 seed=settings.seed,
                 budget_bytes=budget,
                 now_ns=self._clock.monotonic_ns,
                 note=self._note,
             )
-            self._seq = max(self._seq, self.state.seen)
+            bank = learned.bank if learned else source_domain
+            router = None
+            if most > 1:
+                assert manifest.router
+                record = msgspec.structs.replace(manifest.router, domains=most)
+                active = learned.active if learned else SOURCE
+                router = Router(record, bank, hysteresis=settings.hysteresis, active=active)
+            self._worker: Worker | None = None
+            self._domains = Domains(
+                manifest,
+                self._programs,
+                self._learning,
+                bank,
+                router=router,
+                signatures=signatures,
+                later=self._later,
+                settled=self._checkpoint,
+            )
+            self._seq = max(self._seq, *(self._learning[domain.number].seen for domain in bank.domains))
             self._journal = stack.enter_context(
                 journal.Journal(state_directory / "journal", boot=boot_id(), clock=self._clock)
             )
@@ -110,9 +138,7 @@ class Loop:
             self._stack = stack.pop_all()
         self._preprocess = Preprocess(manifest.input)
         self._detector = read_detector(self.bundle)
-        self._watch = Watch(manifest.detector) if manifest.detector else None
-        self._pending: list[npt.NDArray[Any]] = []
-        self._first_seq = self._seq
+        self._watch = Watch()
         self._next = self._place.position
         self._saved: Place | None = None
         self._since_checkpoint = 0
@@ -121,13 +147,18 @@ class Loop:
 
     @property
     def state(self) -> State:
-        """What answers the next sample."""
-        return self._learning.state
+        """What answers in the domain of the last sample."""
+        return self._learning[self._domains.active]
+
+    @property
+    def domain(self) -> str:
+        """The name of the domain of the last sample."""
+        return self._domains.name(self._domains.active)
 
     @property
     def shifted(self) -> bool:
         """Whether the stream has become unlike the source; False where the bundle has no detector."""
-        return bool(self._watch and self._watch.shifted)
+        return self._watch.shifted
 
     @property
     def place(self) -> Place:
@@ -144,29 +175,33 @@ class Loop:
         self._check_open()
         x = self._preprocess.check(x)
         position = self._next if position is None else position
-        state = self.state
-        out = self._programs.call(self._infer, theta=state.theta, x=self._preprocess.batch([x]))
-        likeness = self._detector(out["taps"][0]) if self._detector else None
-        answer = answer_of(self._seq, out["logits"][0], self.manifest.classes, likeness)
+        seen = self._domains.see(self._preprocess.batch([x]))
+        for turn in seen.turns:
+            self._turned(turn)
+        likeness = self._detector(seen.taps) if self._detector else None
+        answer = answer_of(self._seq, seen.logits, self.manifest.classes, likeness, self._domains.name(seen.domain))
         prediction = journal.Prediction(
             seq=answer.seq,
             label=answer.index,
             confidence=answer.confidence,
             entropy=answer.entropy,
-            step=state.step,
+            step=seen.state.step,
             position=position,
             y=y,
             similarity=answer.similarity,
             novel=answer.novel,
+            domain=seen.domain,
             latency_ns=self._clock.monotonic_ns() - start_ns,
         )
         self._note(prediction)
-        if likeness and self._watch and (shift := self._watch.note(likeness)):
-            self._note(journal.Shift(seq=answer.seq, **asdict(shift)))
+        if likeness and self.manifest.detector:
+            look = shift.look(self.manifest.detector.calibration, likeness.similarity)
+            if changed := self._watch.note(look):
+                self._note(journal.Shift(seq=answer.seq, **asdict(changed)))
         self._seq += 1
         self._next = position + 1
-        if self._adapt:
-            self._collect(x, answer.seq)
+        if batch := self._domains.collect(seen.domain, x, answer.seq):
+            self._offer(batch)
         self._sync_sometimes()
         return answer
 
@@ -191,7 +226,7 @@ class Loop:
             rows = np.zeros((method.batch, len(self.manifest.classes)), np.float32)  # all zero: leave the sample out
             rows[np.arange(len(some)), classes] = 1
             padded = [some[i % len(some)] for i in range(method.batch)]
-            batch = Batch(padded, self._seq, self._seq + len(some) - 1, rows)
+            batch = Batch(padded, self._seq, self._seq + len(some) - 1, self._domains.active, rows)
             self._seq += len(some)
             self._do(partial(self._update, batch, None, outcomes), wait=True)
         if self._worker:
@@ -215,7 +250,7 @@ class Loop:
             if self._worker:
                 self._worker.close()
                 self._worker.check()
-            if not reason or not self._adapt:
+            if not reason or not self.manifest.has("adapt"):
                 self._place = Place(source=self._place.source, position=self._next)
             saw = self._count.samples + self._count.damaged
             if self._since_checkpoint or (saw and self._place != self._saved):
@@ -238,26 +273,31 @@ class Loop:
     def _load(self) -> None:
         """Load what every run needs, so that it cannot fail later. The largest method first."""
         manifest, settings = self.manifest, self._settings
-        self._infer = manifest.method("infer", 1)
-        self._adapt = manifest.method("adapt") if manifest.has("adapt") else None
-        adapting = (self._adapt, manifest.method("infer")) if self._adapt else ()
+        infer = manifest.method("infer", 1)
+        adapting = (manifest.method("adapt"), manifest.method("infer")) if manifest.has("adapt") else ()
         if settings.sync:
-            self._programs.load(*adapting, self._infer)
+            self._programs.load(*adapting, infer)
         else:
-            self._programs.load(self._infer, isolated=True)
+            self._programs.load(infer, isolated=True)
             self._programs.load(*adapting)
 
-    def _collect(self, x: npt.NDArray[Any], seq: int) -> None:
-        assert self._adapt
-        if not self._pending:
-            self._first_seq = seq
-        self._pending.append(x.copy())  # a camera may give the same buffer again
-        if len(self._pending) < self._adapt.batch:
-            return
-        batch, self._pending = Batch(self._pending, self._first_seq, seq), []
+    def _offer(self, batch: Batch) -> None:
         place = Place(source=self._place.source, position=self._next)
         if not self._do(partial(self._update, batch, place, []), wait=self._settings.wait):
-            self._learning.skip(guard.BUSY, f"samples {batch.first_seq} to {batch.last_seq}: learning is behind")
+            detail = f"samples {batch.first_seq} to {batch.last_seq}: learning is behind"
+            self._learning.skip(guard.BUSY, detail, batch.domain)
+
+    def _turned(self, turn: Turn) -> None:
+        """Journal where the stream has come to."""
+        self._note(
+            journal.Domain(
+                event=_EVENTS[turn.event],
+                seq=self._seq,
+                domain=turn.domain,
+                name=self._domains.name(turn.domain),
+                other=turn.other,
+            )
+        )
 
     def _do(self, job: Callable[[], object], *, wait: bool) -> bool:
         """Do a job, behind the caller's back where there is a worker; whether it had room for it."""
@@ -277,22 +317,40 @@ class Loop:
 
     def _checkpoint(self) -> None:
         """What a checkpoint has learned is in the journal before it is on the disk."""
-        state, place = self.state, self._place
+        place, bank, active = self._place, self._domains.bank, self._domains.active
+        if active not in bank:
+            active = SOURCE  # a domain that is being founded is begun anew after a restart
+        states = {domain.number: self._learning[domain.number] for domain in bank.domains}
         self._sync()
-        number, path = self._checkpoints.write(state, place)
+        number, path = self._checkpoints.write(Learned(self.bundle.id, place, bank, states, active))
+        state = states[active]
         self._note(
-            journal.Checkpoint(number=number, step=state.step, seen=state.seen, digest=state.digest, file=path.name)
+            journal.Checkpoint(
+                number=number,
+                step=state.step,
+                seen=state.seen,
+                digest=state.digest,
+                file=path.name,
+                domains=[
+                    journal.Kept(domain=d.number, name=d.name, step=kept.step, digest=kept.digest)
+                    for d, kept in zip(bank.domains, states.values(), strict=True)
+                ],
+            )
         )
         self.checkpoint = path
         self._saved, self._since_checkpoint = place, 0
 
+    def _later(self, job: Callable[[], object]) -> None:
+        """Do a small job behind the updates that are under way."""
+        if self._worker:
+            self._worker.also(job)
+        else:
+            job()
+
     def _sync_sometimes(self) -> None:
         if self._clock.monotonic_ns() - self._synced_ns >= SYNC_NS:
             self._synced_ns = self._clock.monotonic_ns()
-            if self._worker:
-                self._worker.also(self._sync)  # an answer does not wait for the disk
-            else:
-                self._sync()
+            self._later(self._sync)  # an answer does not wait for the disk
 
     def _sync(self) -> None:
         self._journal.sync()
@@ -337,6 +395,8 @@ class Loop:
             "checkpoint_every": settings.checkpoint_every,
             "budget_bytes": budget_bytes,
             "engine": settings.engine,
+            "domains": _domains(settings, manifest),
+            "hysteresis": settings.hysteresis,
         }
         return journal.Run(
             bundle=self.bundle.id,
@@ -352,6 +412,7 @@ class Loop:
             step=self.state.step,
             seen=self._seq,
             source=source,
+            domain=self._domains.active,
         )
 
 
@@ -367,7 +428,35 @@ def _cached(path: Path, cache: Path) -> Bundle:
     return bundle
 
 
-def _place(resumed: checkpoints.Resumed | None, source: str, again: bool) -> Place:
-    if resumed and resumed.place.source == source and not again:
-        return resumed.place
+def _place(learned: Learned | None, source: str, again: bool) -> Place:
+    if learned and learned.place.source == source and not again:
+        return learned.place
     return Place(source=source)
+
+
+def _router_of(bundle: Bundle) -> tuple[Signatures | None, Bank]:
+    """What makes signatures, and the bank as built, of which a bundle without a router has the source alone."""
+    if found := read_router(bundle):
+        assert bundle.manifest.router
+        return found.signatures, source_bank(bundle.manifest.router.calibration, found.prototype)
+    nothing = Calibration(threshold=-1.0, mean=0.0, deviation=1.0, drift=1.0)
+    return None, source_bank(nothing, np.zeros(0, np.uint8))
+
+
+def _domains(settings: Settings, manifest: Manifest) -> int:
+    """How many the bank may hold. Raises SettingError."""
+    if settings.domains is None:
+        return manifest.router.domains if manifest.router else 1
+    if settings.domains > 1 and not manifest.router:
+        raise SettingError(f"domains {settings.domains}: {manifest.name} names no taps to tell them by; give 1")
+    return settings.domains
+
+
+_EVENTS: Final = {
+    "began": journal.Domain.BEGAN,
+    "founded": journal.Domain.FOUNDED,
+    "returned": journal.Domain.RETURNED,
+    "refused": journal.Domain.REFUSED,
+    "merged": journal.Domain.MERGED,
+    "entered": journal.Domain.ENTERED,
+}

@@ -26,6 +26,7 @@ MAX_RANK: Final = 8
 MAX_METHODS: Final = 64
 MAX_PIECES: Final = 4096
 MAX_FILES: Final = 256
+MAX_DOMAINS: Final = 1024
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")]  # not $, which lets a newline follow
 Digest = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
@@ -187,6 +188,18 @@ class Tap(Record, frozen=True):
     channels: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 
 
+class Calibration(Record, frozen=True):
+    """What similarities are like among samples that belong, and from where on they do not."""
+
+    threshold: float
+    """Similarity below which a sample is novel: one in twenty of those that belong is below."""
+    mean: float
+    deviation: Annotated[float, msgspec.Meta(gt=0)]
+    """Standard deviation."""
+    drift: Annotated[float, msgspec.Meta(gt=0)]
+    """Limit of the sum of deviations above which the stream has shifted: edgecl/shift.py."""
+
+
 class Detector(Record, frozen=True):
     """How inputs unlike the source are told: edgecl/detector.py. What it knows is in `detector.safetensors`."""
 
@@ -196,14 +209,21 @@ class Detector(Record, frozen=True):
     """D, of a hypervector."""
     seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
     """The projection is made from it."""
-    threshold: float
-    """Similarity below which an input is novel."""
-    mean: float
-    """Of the similarity of held-out source samples."""
-    deviation: Annotated[float, msgspec.Meta(gt=0)]
-    """Standard deviation of the same."""
-    drift: Annotated[float, msgspec.Meta(gt=0)]
-    """Limit of the sum of deviations above which the stream has shifted: edgecl/shift.py."""
+    calibration: Calibration
+
+
+class Router(Record, frozen=True):
+    """How domains are told apart and kept: edgecl/router.py. What it knows is in `router.safetensors`."""
+
+    dimensions: Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
+    """D, of a signature."""
+    seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 2)]
+    domains: Annotated[int, msgspec.Meta(ge=1, le=MAX_DOMAINS)]
+    """That are kept at most, the source among them; 1 for no routing."""
+    full: Literal["merge", "refuse"]
+    """What becomes of one more."""
+    calibration: Calibration
+    """Of the source."""
 
 
 class File(Record, frozen=True):
@@ -233,6 +253,7 @@ class Manifest(Record, frozen=True):
     taps: tuple[Tap, ...]
     """What `taps` is made of, in order."""
     detector: Detector | None
+    router: Router | None
     guard: Guard
     canaries: Canaries
     memory_budget_bytes: Size
@@ -331,6 +352,8 @@ def _contradictions(m: Manifest) -> list[str]:
         problems.append(f"taps: {sum(tap.channels for tap in m.taps)} channels, features says {m.features}")
     if m.detector and not m.features:
         problems.append("detector: there are no taps for it to look at")
+    if m.router and not m.features:
+        problems.append("router: there are no taps for it to look at")
     if m.min_version > m.version:
         problems.append(f"min_version {m.min_version} is above version {m.version}")
     return problems

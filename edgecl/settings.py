@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from edgecl.engine import ENGINES
 from edgecl.errors import EXIT_USAGE, EdgeclError
-from edgecl.manifest import Learner
+from edgecl.manifest import MAX_DOMAINS, Learner
 
 MAX_SEED = (1 << 64) - 1
 """A seed is half of the key of the noise generator, Philox."""
@@ -36,6 +36,10 @@ class Settings:
     """Of the noise that a learner may take."""
     threads: int = 1
     """That one method may use; an answer that must not wait for learning uses one."""
+    domains: int | None = None
+    """Domains that are kept at most, the source among them; the bundle's own number when None, no routing when 1."""
+    hysteresis: int = 8
+    """Samples that routing goes back, against flapping; 1 routes each sample by itself."""
     engine: str = "executorch"
     trace: bool = False
     """Record what the program does, for `Loop.trace`; only with `sync`."""
@@ -46,6 +50,8 @@ class Settings:
             (f"threads {self.threads}: give 1 or more", self.threads < 1),
             (f"checkpoint_every {self.checkpoint_every}: give 1 or more", self.checkpoint_every < 1),
             (f"budget_bytes {self.budget_bytes}: give 0 for none, or more", (self.budget_bytes or 0) < 0),
+            (f"domains {self.domains}: give 1 to {MAX_DOMAINS}", not 1 <= (self.domains or 1) <= MAX_DOMAINS),
+            (f"hysteresis {self.hysteresis}: give 1 or more", self.hysteresis < 1),
             (f"engine {self.engine}: unknown; give {' or '.join(ENGINES)}", self.engine not in ENGINES),
             ("trace: a background thread would mix it up; set sync as well", self.trace and not self.sync),
         ):

@@ -7,7 +7,7 @@ Two tests look at the similarities that the detector finds:
 - a CUSUM (Page 1954) for what is small and lasts: S <- max(0, S + min(-z, MOST) - SLACK), z the similarity in
   deviations from its mean over the source. On source samples S exceeds h after exp(theta h) samples or more on average,
   where theta solves E[exp(theta (min(-z, MOST) - SLACK))] = 1. The build finds theta on held-out samples, and stores
-  h = ln(FALSE_ALARM) / theta as `drift`.
+  h = ln(FALSE_ALARM) / theta as `drift`. (S is kept in units of h, as h may differ from sample to sample.)
 
 The source is back when few of the window are novel, and they are no less similar than SLACK on average. A shift and its
 end last WINDOW samples at least, so that a stream on the border does not flap.
@@ -20,13 +20,12 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from edgecl.detector import Likeness
-from edgecl.manifest import Detector as Record
+from edgecl.manifest import Calibration
 
 NOVEL: Final = 0.05
 """Share of source samples below the detector's threshold."""
@@ -41,6 +40,25 @@ _STEEPEST: Final = 64.0
 """No theta is sought above: it is a shift of almost nothing then."""
 
 Test = Literal["window", "cusum"]
+
+
+@dataclass(frozen=True)
+class Look:
+    """One sample, as a watch sees it."""
+
+    similarity: float
+    """To what it is most like."""
+    novel: bool
+    deficit: float
+    """Deviations that it is less similar than what belongs there; below zero, it is more."""
+    drift: float
+    """Limit of the CUSUM there."""
+
+
+def look(calibration: Calibration, similarity: float) -> Look:
+    """A sample of this similarity to what was calibrated so."""
+    deficit = (calibration.mean - similarity) / calibration.deviation
+    return Look(similarity, similarity < calibration.threshold, deficit, calibration.drift)
 
 
 @dataclass(frozen=True)
@@ -60,38 +78,40 @@ class Shift:
 class Watch:
     """Looks at one stream, from its start or anywhere in it."""
 
-    def __init__(self, record: Record) -> None:
-        self._record = record
-        self._recent: deque[Likeness] = deque(maxlen=WINDOW)
+    def __init__(self) -> None:
+        self._recent: deque[Look] = deque(maxlen=WINDOW)
         self._novel = 0  # of the recent ones
-        self._sum = 0.0
+        self._sum = 0.0  # of the CUSUM, in its limit
         self._since = WINDOW
+        self.rising = 0
+        """Samples since the CUSUM was last at zero: when a shift is told, about as many have passed since it began."""
         self.shifted = False
 
-    def note(self, likeness: Likeness) -> Shift | None:
+    def note(self, sample: Look) -> Shift | None:
         """Look at the next sample; what it changed, if anything."""
-        self._novel += likeness.novel - (len(self._recent) == WINDOW and self._recent[0].novel)
-        self._recent.append(likeness)
+        self._novel += sample.novel - (len(self._recent) == WINDOW and self._recent[0].novel)
+        self._recent.append(sample)
         self._since += 1
-        self._sum = max(0.0, self._sum + self._deficit(likeness) - SLACK)
+        self._sum = max(0.0, self._sum + (_counted(sample) - SLACK) / sample.drift)
+        self.rising = self.rising + 1 if self._sum else 0
         if self._since < WINDOW:
             return None
         if self.shifted:
-            back = self._novel <= BACK and sum(map(self._deficit, self._recent)) <= SLACK * WINDOW
+            back = self._novel <= BACK and sum(map(_counted, self._recent)) <= SLACK * WINDOW
             return self._turn(False, "window") if back else None
         if self._novel > LIMIT:
             return self._turn(True, "window")
-        return self._turn(True, "cusum") if self._sum > self._record.drift else None
-
-    def _deficit(self, likeness: Likeness) -> float:
-        """Deviations that a sample is less similar than the source, at most MOST."""
-        return min((self._record.mean - likeness.similarity) / self._record.deviation, MOST)
+        return self._turn(True, "cusum") if self._sum > 1 else None
 
     def _turn(self, began: bool, test: Test) -> Shift:
         self.shifted, self._since, self._sum = began, 0, 0.0
         count = len(self._recent)
         similarity = sum(one.similarity for one in self._recent) / count
         return Shift(began, test, self._novel / count, similarity)
+
+
+def _counted(sample: Look) -> float:
+    return min(sample.deficit, MOST)
 
 
 def limit(window: int, probability: float, once_in: int) -> int:
@@ -123,3 +143,15 @@ def drift(deviations: Sequence[float] | npt.NDArray[np.float64], once_in: int = 
         middle = (low + high) / 2
         low, high = (middle, high) if np.exp(middle * x).mean() < 1 else (low, middle)
     return math.log(once_in) / high
+
+
+def calibrate(similarities: Sequence[float] | npt.NDArray[np.floating[Any]], digits: int = 6) -> Calibration:
+    """The calibration for similarities of samples that belong, [N]; rounded, as it is stored as text."""
+    found = np.asarray(similarities, np.float64)
+    mean, deviation = float(found.mean()), max(round(float(found.std()), digits), 10.0**-digits)
+    return Calibration(
+        threshold=round(float(np.quantile(found, NOVEL)), digits),
+        mean=round(mean, digits),
+        deviation=deviation,
+        drift=max(round(drift((found - mean) / deviation), digits), 10.0**-digits),
+    )

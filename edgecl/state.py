@@ -26,18 +26,6 @@ MAX_STATE_BYTES: Final = 1 << 31
 Vector = npt.NDArray[np.float32]
 
 
-class Place(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where in a source the run was when a state was saved."""
-
-    source: str = ""
-    """As the user named it; empty where there was none."""
-    position: int = 0
-    """Of the next sample."""
-
-
-NOWHERE: Final = Place()
-
-
 class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a state file says of itself."""
 
@@ -48,7 +36,6 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seen: int
     digest: str
     """`State.digest`."""
-    place: Place = NOWHERE
 
 
 @dataclass(frozen=True)
@@ -107,17 +94,15 @@ def _cut(vector: Vector, piece: Piece) -> Vector:
     return vector[piece.offset : piece.offset + piece.size].reshape(piece.shape)
 
 
-def dump(state: State, place: Place = NOWHERE) -> bytes:
+def dump(state: State) -> bytes:
     """The bytes of a state file; the same state gives the same bytes."""
-    header = Header(
-        format=FORMAT, layout=state.layout.digest, step=state.step, seen=state.seen, digest=state.digest, place=place
-    )
+    header = Header(format=FORMAT, layout=state.layout.digest, step=state.step, seen=state.seen, digest=state.digest)
     tensors = {"theta": state.theta, "slots": state.slots}
     return safetensors.numpy.save(tensors, metadata={"edgecl": msgspec.json.encode(header).decode()})
 
 
-def load(path: Path, layout: Layout) -> tuple[State, Place]:
-    """Read a state that follows this layout, and the place it was saved at.
+def load(path: Path, layout: Layout) -> State:
+    """Read a state that follows this layout.
 
     Raises BundleError: it belongs to another layout. StoreError: missing, damaged, or with a number that is not finite.
     """
@@ -141,4 +126,4 @@ def load(path: Path, layout: Layout) -> tuple[State, Place]:
         raise StoreError(f"{path}: it holds numbers that are not finite; delete it, or give another state")
     if header.digest != state.digest:
         raise StoreError(f"{path}: its digest does not match its contents; delete it, or give another state")
-    return state, header.place
+    return state

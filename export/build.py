@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 import edgecl
+import export.router
 from edgecl import bundle, contents, devices, state
 from edgecl.detector import dump
 from edgecl.errors import BudgetError, ProgramError, ProjectError
@@ -99,11 +100,14 @@ def build(project: Project, destination: Path, *, fit: bool = False, say: Say = 
         raise BudgetError(
             f"{over(compiled, budget)}; measured {measured.resident_bytes / 1e6:.1f} MB; choose a smaller batch"
         )
-    detector = _detector(project, learner, train, held_out, say)
+    source = _taps(learner, train, train.spread_out(DETECTOR_SAMPLES)) if learner.encoder.taps else []
+    apart = _taps(learner, held_out, held_out.spread_out(DETECTOR_SAMPLES)) if learner.encoder.taps else []
+    detector = _detector(project, learner, source, apart, say)
+    router = _router(project, learner, source, apart, say)
     canaries = _canaries(held_out, tables.build.canaries)
     accuracy = _accuracy(learner, held_out, held_out.spread_out(CALIBRATION_SAMPLES))
     canaries_right = _accuracy(learner, held_out, canaries)
-    manifest = _manifest(project, learner, compiled, measured, detector, len(canaries), canaries_right)
+    manifest = _manifest(project, learner, compiled, measured, detector, router, len(canaries), canaries_right)
     files = {
         contents.PROGRAM: compiled.lowered.pte,
         contents.STATE: state.dump(_state(learner)),
@@ -112,6 +116,8 @@ def build(project: Project, destination: Path, *, fit: bool = False, say: Say = 
     }
     if detector:
         files[contents.DETECTOR] = dump(detector.fit)
+    if router:
+        files[contents.ROUTER] = export.router.dump(router)
     if tables.build.onnx:
         say("writing ONNX")
         for name, method in compiled.methods.items():
@@ -238,14 +244,16 @@ def _accuracy(learner: Learner, data: SourceData, places: Any) -> float:
     return right / len(places)
 
 
-def _detector(project: Project, learner: Learner, train: SourceData, held_out: SourceData, say: Say) -> Made | None:
+Taps = Sequence[tuple[Any, Any]]
+"""Pooled taps [B, F] and labels [B], in batches."""
+
+
+def _detector(project: Project, learner: Learner, source: Taps, apart: Taps, say: Say) -> Made | None:
     """Fitted to the taps of the learner as built; None without taps, or where the project wants none."""
     choice, taps = project.tables.detector, learner.encoder.taps
     if choice.form == "none" or not taps:
         return None
     say("fitting the detector")
-    source = _taps(learner, train, train.spread_out(DETECTOR_SAMPLES))
-    apart = _taps(learner, held_out, held_out.spread_out(DETECTOR_SAMPLES))
     try:
         return fit(
             source,
@@ -260,7 +268,27 @@ def _detector(project: Project, learner: Learner, train: SourceData, held_out: S
         raise ProjectError(f"detector.dimensions: {error}") from None
 
 
-def _taps(learner: Learner, data: SourceData, places: Any) -> list[tuple[Any, Any]]:
+def _router(project: Project, learner: Learner, source: Taps, apart: Taps, say: Say) -> export.router.Made | None:
+    """Fitted to the same; None without taps."""
+    choice, taps = project.tables.router, learner.encoder.taps
+    if not taps:
+        return None
+    say("fitting the router")
+    try:
+        return export.router.fit(
+            [features for features, _ in source],
+            [features for features, _ in apart],
+            [tap.shape[0] for tap in taps],
+            dimensions=choice.dimensions,
+            seed=choice.seed,
+            domains=choice.domains,
+            full=choice.full,
+        )
+    except ValueError as error:
+        raise ProjectError(f"router.dimensions: {error}") from None
+
+
+def _taps(learner: Learner, data: SourceData, places: Any) -> Taps:
     """Pooled taps [B, F] and labels [B] of these samples."""
     theta = learner.theta()
     with torch.no_grad():
@@ -281,6 +309,7 @@ def _manifest(
     compiled: Compiled,
     measured: Measured,
     detector: Made | None,
+    router: export.router.Made | None,
     canaries: int,
     accuracy: float,
 ) -> Manifest:
@@ -338,6 +367,7 @@ def _manifest(
         features=learner.encoder.features,
         taps=tuple(Tap(name=tap.name, channels=tap.shape[0]) for tap in learner.encoder.taps),
         detector=detector.record if detector else None,
+        router=router.record if router else None,
         guard=Guard(
             canary_every=CANARY_EVERY,
             canary_floor=round(1 / classes + CANARY_SHARE * max(0.0, accuracy - 1 / classes), 4),

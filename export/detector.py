@@ -4,12 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from edgecl import hypervectors, shift
 from edgecl.detector import Detector, Fit
 from edgecl.hypervectors import Projection
+from edgecl.manifest import Calibration
 from edgecl.manifest import Detector as Record
 
 Floats = npt.NDArray[np.float32]
@@ -17,9 +19,6 @@ Labels = npt.NDArray[np.int64]
 
 LEAST_SHARE: Final = 0.01
 """Of a tap's variance that counts as being between classes."""
-
-DIGITS: Final = 6
-"""Of the numbers in the manifest."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +52,11 @@ def fit(
         np.add.at(sums, labels, members)
     prototypes = hypervectors.bits(sums.astype(np.float32)) if form == "bits" else sums.astype(np.float32)
     made = Fit(mean, scale, prototypes)
-    open_record = Record(
-        dimensions=dimensions, seed=seed, form=form, threshold=-1.0, mean=0.0, deviation=1.0, drift=1.0
-    )
-    detector = Detector(open_record, made)
+    unset = Calibration(threshold=-1.0, mean=0.0, deviation=1.0, drift=1.0)
+    record = Record(dimensions=dimensions, seed=seed, form=form, calibration=unset)
+    detector = Detector(record, made)
     found = np.concatenate([detector.similarities(detector.encode(taps)).max(1) for taps in held_out])
-    deviation = round(max(float(found.std()), 10.0**-DIGITS), DIGITS)
-    record = Record(
-        dimensions=dimensions,
-        seed=seed,
-        form=form,
-        threshold=round(float(np.quantile(found, shift.NOVEL)), DIGITS),
-        mean=round(float(found.mean()), DIGITS),
-        deviation=deviation,
-        drift=round(shift.drift((found - found.mean()) / deviation), DIGITS),
-    )
+    record = msgspec.structs.replace(record, calibration=shift.calibrate(found))
     return Made(record, made)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgecl.errors import ProjectError
-from edgecl.manifest import Input
+from edgecl.manifest import MAX_DOMAINS, Input
 
 FILE = "edgecl.toml"
 
@@ -95,6 +95,19 @@ class DetectorChoice(Section, frozen=True, kw_only=True):
     """The projection is made from it."""
 
 
+class RouterChoice(Section, frozen=True, kw_only=True):
+    """How domains are told apart, from the taps, and kept; without taps there is no routing."""
+
+    domains: Annotated[int, msgspec.Meta(ge=1, le=MAX_DOMAINS)] = 1
+    """That are kept at most, the source among them; 1: one state follows the stream. A run may say otherwise."""
+    full: Literal["merge", "refuse"] = "merge"
+    """What becomes of one more: the two most alike are merged, or it is not kept."""
+    dimensions: Count = 4096
+    """Of a signature: as for the detector."""
+    seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 2)] = 0
+    """Signatures are made from it."""
+
+
 class BuildChoice(Section, frozen=True, kw_only=True):
     """How it is compiled."""
 
@@ -127,6 +140,7 @@ class Tables(Section, frozen=True, kw_only=True):
     learner: LearnerChoice
     warmup: Warmup = Warmup()
     detector: DetectorChoice = DetectorChoice()
+    router: RouterChoice = RouterChoice()
     build: BuildChoice = BuildChoice()
 
 

@@ -17,7 +17,9 @@ import safetensors.numpy
 
 from edgecl import bundle, state
 from edgecl import detector as fits
+from edgecl.engine import open_program
 from edgecl.manifest import (
+    Calibration,
     Canaries,
     Detector,
     Guard,
@@ -31,9 +33,12 @@ from edgecl.manifest import (
     Method,
     Piece,
     Requires,
+    Router,
     Tap,
     signature,
 )
+from edgecl.whitening import Whitening
+from export import router as routers
 
 BUILDER = Path(__file__).parent / "edgecl" / "build_programs.py"
 PACKAGES = ("torch", "executorch", "onnx", "onnxscript")
@@ -56,7 +61,8 @@ def _method(manifest: Manifest, kind: Kind, batch: int) -> Method:
     )
 
 
-DETECTOR = Detector(form="bits", dimensions=64, seed=7, threshold=-1.0, mean=-1.0, deviation=0.125, drift=8.0)
+ALL_PASS = Calibration(threshold=-1.0, mean=-1.0, deviation=0.125, drift=8.0)
+DETECTOR = Detector(form="bits", dimensions=64, seed=7, calibration=ALL_PASS)
 """To which nothing is novel."""
 
 
@@ -65,6 +71,15 @@ def detector(features: int, classes: int) -> bytes:
     random = np.random.default_rng(5)
     mean, scale = random.random(features, np.float32), 0.5 + random.random(features, np.float32)
     return fits.dump(fits.Fit(mean, scale, random.integers(0, 256, (classes, 8), np.uint8)))
+
+
+ROUTER = Router(dimensions=64, seed=3, domains=1, full="merge", calibration=ALL_PASS)
+
+
+def router(widths: tuple[int, ...]) -> bytes:
+    """A file for ROUTER, of a whitening that changes nothing."""
+    identity = Whitening(np.zeros(sum(widths), np.float32), tuple(np.eye(width, dtype=np.float32) for width in widths))
+    return routers.dump(routers.Made(ROUTER, identity, np.arange(8, dtype=np.uint8)))
 
 
 def _manifest() -> Manifest:
@@ -93,6 +108,7 @@ def _manifest() -> Manifest:
         features=7,
         taps=(Tap(name="layer1", channels=3), Tap(name="layer2:in", channels=4)),
         detector=DETECTOR,
+        router=ROUTER,
         guard=Guard(canary_every=10, canary_floor=0.5, entropy_floor=0.1, window=64),
         canaries=Canaries(count=4, accuracy=0.75),
         memory_budget_bytes=64 << 20,
@@ -128,6 +144,7 @@ def tiny_files(tiny_manifest: Manifest) -> dict[str, bytes]:
         "vectors.safetensors": safetensors.numpy.save(vectors),
         "canaries.safetensors": safetensors.numpy.save(canaries),
         "detector.safetensors": detector(7, 3),
+        "router.safetensors": router((3, 4)),
         "onnx/infer_b1.onnx": b"never looked into",
     }
 
@@ -159,11 +176,12 @@ def make_bundle(programs: Path) -> MakeBundle:
     """Makes a bundle of `looped.pte`, which runs: `make_bundle(destination, **changes of its manifest)`.
 
     Four classes, images of 8 x 8, batches of four. `damage` changes the bytes of the program and `expected` a tensor of
-    its self-test; with `trained=()` the guard has no use for canaries.
+    its self-test; with `trained=()` the guard has no use for canaries. Its source is images of noise.
     """
     with np.load(programs / "looped.npz") as file:
         vectors = dict(file)
     theta, slots = vectors["adapt_b4.in.0"], vectors["adapt_b4.in.1"]
+    source = _source(programs, theta)
     plain = Manifest(
         schema=1,
         name="looped",
@@ -192,6 +210,7 @@ def make_bundle(programs: Path) -> MakeBundle:
         features=8,
         taps=(Tap(name="layer1", channels=8),),
         detector=DETECTOR,
+        router=source.record,
         guard=Guard(canary_every=0, canary_floor=0.0, entropy_floor=0.0, window=16),
         canaries=Canaries(count=8, accuracy=0.5),
         memory_budget_bytes=0,
@@ -222,6 +241,7 @@ def make_bundle(programs: Path) -> MakeBundle:
         x = random.integers(0, 256, x_shape, dtype=np.uint8) if image else random.random(x_shape, dtype=np.float32)
         files = {
             **({"detector.safetensors": detector(given.features, len(given.classes))} if given.detector else {}),
+            **({"router.safetensors": routers.dump(source)} if given.router else {}),
             "program.pte": damage((programs / "looped.pte").read_bytes()),
             "state.safetensors": state.dump(state.State(given.layout, theta, slots)),
             "canaries.safetensors": safetensors.numpy.save({"x": x, "y": random.integers(0, 4, canary_count)}),
@@ -242,6 +262,16 @@ def make_bundle(programs: Path) -> MakeBundle:
         return destination
 
     return make
+
+
+def _source(programs: Path, theta: Any) -> routers.Made:
+    """What tells images of noise from others, by the taps of `looped.pte`."""
+    noise = np.random.default_rng(11).integers(0, 256, (600, 8, 8, 3)).astype(np.float32)
+    x = np.ascontiguousarray((noise * np.float32(0.02) + np.float32(-2.5)).transpose(0, 3, 1, 2))
+    program = open_program(programs / "looped.pte", methods=["infer_b1"])
+    taps = np.concatenate([program.execute("infer_b1", [theta, one[None]])[1] for one in x])
+    program.close()
+    return routers.fit([taps[:400]], [taps[400:]], [8], dimensions=1024, seed=0, domains=1, full="merge")
 
 
 @pytest.fixture(scope="session")

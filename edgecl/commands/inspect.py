@@ -65,7 +65,7 @@ def _novelty(m: Manifest) -> str:
         return f"not detected{f'; taps {taps}' if taps else ', there are no taps'}"
     found = m.detector
     form = "1 bit" if found.form == "bits" else "float32"
-    return f"below similarity {found.threshold:.3f}, {found.dimensions} dimensions of {form}; taps {taps}"
+    return f"below similarity {found.calibration.threshold:.3f}, {found.dimensions} dimensions of {form}; taps {taps}"
 
 
 def _methods(methods: tuple[Method, ...]) -> str:

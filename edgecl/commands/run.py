@@ -21,6 +21,7 @@ from edgecl.commands.options import named_number, size
 from edgecl.commands.printer import Printer
 from edgecl.errors import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_OK, StoreError
 from edgecl.loop import Loop
+from edgecl.manifest import MAX_DOMAINS
 from edgecl.settings import Settings
 from edgecl.sources import Damaged, Sample
 
@@ -50,6 +51,9 @@ CANARIES: Final = "canaries"
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads that learning uses.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the learner's noise.")
 @click.option("--engine", default=Settings.engine, show_default=True, help="executorch or onnxruntime.")
+@click.option("--domains", type=click.IntRange(1, MAX_DOMAINS), help="Keep so many domains at most; 1 for no routing.")
+@click.option("--hysteresis", type=click.IntRange(min=1), default=Settings.hysteresis, show_default=True,
+              help="Samples that routing goes back; 1 routes each by itself.")  # fmt: skip
 @click.option("--answers", type=click.Path(path_type=Path), help="Write the answers, a line of CSV each.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Write what the program did, as ETDump. Implies --sync.")
 @click.option("--json", "as_json", is_flag=True, help="Print every record as a line of JSON.")
@@ -66,6 +70,8 @@ def run(
     threads: int,
     seed: int,
     engine: str,
+    domains: int | None,
+    hysteresis: int,
     answers: Path | None,
     trace: Path | None,
     as_json: bool,
@@ -83,6 +89,8 @@ def run(
         budget_bytes=memory,
         seed=seed,
         threads=threads,
+        domains=domains,
+        hysteresis=hysteresis,
         engine=engine,
         trace=trace is not None,
     )
@@ -154,13 +162,13 @@ def _csv(stack: contextlib.ExitStack, path: Path) -> Callable[[Sample, Answer], 
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; give another file") from None
     rows = csv.writer(file)
-    rows.writerow(("seq", "position", "class", "confidence", "entropy", "y", "similarity"))
+    rows.writerow(("seq", "position", "class", "confidence", "entropy", "y", "similarity", "domain"))
 
     def write(sample: Sample, answer: Answer) -> None:
         numbers = f"{answer.confidence:.6g}", f"{answer.entropy:.6g}"
         y = "" if sample.y is None else sample.y
         similarity = "" if answer.similarity is None else f"{answer.similarity:.6g}"
-        rows.writerow((answer.seq, sample.position, answer.label, *numbers, y, similarity))
+        rows.writerow((answer.seq, sample.position, answer.label, *numbers, y, similarity, answer.domain))
 
     return write
 

@@ -9,8 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from edgecl import journal, state
+from edgecl import journal
 from edgecl.bundle import open_bundle
+from edgecl.checkpoints import Checkpoints
 from edgecl.errors import EXIT_FAILED
 from edgecl.journal import Update
 
@@ -39,8 +40,9 @@ def check(where: Path, bundle: Path) -> None:
     found = list(journal.read(where / "journal"))
     with open_bundle(bundle) as opened:
         named = {record.digest for record in found if isinstance(record, Update)}
-        for path in where.glob("learned/*/[0-9]*.safetensors"):
-            assert state.load(path, opened.manifest.layout)[0].digest in named
+        for path in where.glob("learned/*/[0-9]*.json"):
+            for kept in Checkpoints(path.parent).load(path, opened.manifest.layout).states.values():
+                assert kept.digest in named
 
 
 def main(bundle: Path, stream: Path, mount: Path) -> None:
@@ -59,9 +61,9 @@ def main(bundle: Path, stream: Path, mount: Path) -> None:
     last = edgecl(bundle, stream, where)
     assert last.returncode == 0, last.stderr
     check(where, bundle)
-    newest = max(where.glob("learned/*/[0-9]*.safetensors"))
+    newest = max(where.glob("learned/*/[0-9]*.json"))
     with open_bundle(bundle) as opened:
-        print(state.load(newest, opened.manifest.layout)[0].digest)
+        print(Checkpoints(newest.parent).load(newest, opened.manifest.layout).states[0].digest)
 
 
 if __name__ == "__main__":

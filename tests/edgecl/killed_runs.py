@@ -17,6 +17,7 @@ import numpy as np
 
 from edgecl import journal, state
 from edgecl.bundle import open_bundle
+from edgecl.checkpoints import Checkpoints
 from edgecl.journal import Checkpoint, Guard, Loss, Prediction, Record, Run, Update
 from edgecl.loop import Loop
 from edgecl.manifest import Layout
@@ -85,8 +86,9 @@ class Witness:
         named = {self._built}
         named |= {record.digest for record in found if isinstance(record, Update) and record.committed}
         named |= {record.digest for record in found if isinstance(record, Guard)}
-        for path in self._where.glob("learned/*/[0-9]*.safetensors"):
-            assert state.load(path, self._layout)[0].digest in named, "the journal does not name this state"
+        for path in self._where.glob("learned/*/[0-9]*.json"):
+            for kept in Checkpoints(path.parent).load(path, self._layout).states.values():
+                assert kept.digest in named, "the journal does not name this state"
 
     def check_losses(self, kills: int) -> None:
         """Look at the journal of a run that ended in good order."""
@@ -114,7 +116,7 @@ def main(bundle: Path, images: Path, where: Path, kills: int, seed: int) -> None
     chance = random.Random(seed)
     with open_bundle(bundle) as opened:
         layout = opened.manifest.layout
-        built = state.load(opened.path("state.safetensors"), layout)[0].digest
+        built = state.load(opened.path("state.safetensors"), layout).digest
     Loop(bundle, where, Settings(), source="images").close("so that the self-test is behind us")
     witness = Witness(where, layout, built)
     witness.check(2, 2)

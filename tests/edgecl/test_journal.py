@@ -74,7 +74,17 @@ def one_of_each() -> list[Record]:
             kind=Update.ADAPT, step=5, first_seq=64, last_seq=65, report=[0.5, -1.25], digest="ef" * 32, committed=True
         ),
         journal.Guard(action=journal.Guard.ROLLED_BACK, step=5, reason="canary", detail="0.4 < 0.5", digest="cd" * 32),
-        journal.Checkpoint(number=3, step=4, seen=66, digest="cd" * 32, file="3.safetensors"),
+        journal.Domain(event=journal.Domain.MERGED, seq=66, domain=3, name="domain-3", other=1),
+        journal.Label(seq=64, y=4, name="emu", domain=1, before=2),
+        journal.Class(index=4, name="emu"),
+        journal.Checkpoint(
+            number=3,
+            step=4,
+            seen=66,
+            digest="cd" * 32,
+            file="3.json",
+            domains=[journal.Kept(domain=0, name="source", step=4, digest="cd" * 32)],
+        ),
         journal.Loss(file="x-1.mcap", bytes_lost=17, records_kept=90),
         journal.Sample(seq=64, position=0, y=1, dtype="uint8", shape=[2, 2, 3], x=bytes(range(12))),
         journal.End(reason="interrupted", samples=2, damaged=1, updates=0, refused=1),
@@ -145,8 +155,8 @@ def test_every_kind_of_record_is_read_back_as_it_was_appended(tmp_path: Path) ->
 def test_every_record_is_stamped(tmp_path: Path) -> None:
     written(tmp_path, one_of_each())
     stamps = [record.stamp for record in split(journal.read(tmp_path))[0]]
-    assert [stamp.sequence for stamp in stamps] == list(range(11))
-    assert [stamp.monotonic_ns for stamp in stamps] == [1000 * n for n in range(1, 12)]
+    assert [stamp.sequence for stamp in stamps] == list(range(14))
+    assert [stamp.monotonic_ns for stamp in stamps] == [1000 * n for n in range(1, 15)]
     assert {stamp.boot for stamp in stamps} == {BOOT}
     assert [stamp.quality for stamp in stamps[:3]] == [Stamp.UNSYNCHRONISED, Stamp.UNSYNCHRONISED, Stamp.SYNCHRONISED]
     assert [stamp.wall_ns > 1_600_000_000_000_000_000 for stamp in stamps[:3]] == [False, False, True]

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgecl import journal, state
+from edgecl import journal
 from edgecl.bundle import open_bundle
+from edgecl.checkpoints import Checkpoints
 from edgecl.events import EVENTS
 
 MakeBundle = Callable[..., Path]
@@ -52,13 +53,14 @@ def test_a_run_tells_what_it_amounts_to(looped: Path, stream: Path, tmp_path: Pa
     assert updates == "updates     25 committed, 0 skipped, 0 rolled back"
     assert re.fullmatch(r"time        \d+\.\d\d ms an answer, \d+\.\d\d ms an update", time)
     assert re.fullmatch(r"memory      \d+\.\d MB, \d+\.\d MB at most", memory)
-    assert checkpoint == f"checkpoint  {tmp_path}/learned/looped/00000003.safetensors"
+    assert checkpoint == f"checkpoint  {tmp_path}/learned/looped/00000003.json"
 
 
 def test_a_shift_of_the_stream_is_told(looped: Path, make_bundle: MakeBundle, stream: Path, tmp_path: Path) -> None:
     with open_bundle(looped) as opened:
         assert opened.manifest.detector
-        strict = msgspec.structs.replace(opened.manifest.detector, threshold=1.5)
+        passes = msgspec.structs.replace(opened.manifest.detector.calibration, threshold=1.5)
+        strict = msgspec.structs.replace(opened.manifest.detector, calibration=passes)
     bundle = make_bundle(tmp_path / "a.ecl", detector=strict)
     done = edgecl("run", bundle, "--source", f"npz:{stream}", "--state", tmp_path / "state")
     assert done.returncode == 0, done.stderr
@@ -101,8 +103,8 @@ def test_another_engine_learns_the_same(make_bundle: MakeBundle, stream: Path, t
         done = edgecl("run", bundle, "--source", f"npz:{stream}", "--state", where, "--engine", engine)
         assert done.returncode == 0, done.stderr
         with open_bundle(bundle) as opened:
-            learned = where / "learned" / "looped" / "00000003.safetensors"
-            states.append(state.load(learned, opened.manifest.layout)[0])
+            learned = where / "learned" / "looped" / "00000003.json"
+            states.append(Checkpoints(learned.parent).load(learned, opened.manifest.layout).states[0])
     first, second = states
     assert first.step == second.step == 25
     np.testing.assert_allclose(first.theta, second.theta, rtol=1e-4, atol=1e-6)
@@ -113,11 +115,12 @@ def test_answers_are_written_where_asked(looped: Path, stream: Path, tmp_path: P
     done = edgecl("run", looped, "--source", f"npz:{stream}", "--state", tmp_path / "s", "--answers", file)
     assert done.returncode == 0, done.stderr
     head, *rows = file.read_text().splitlines()
-    assert head == "seq,position,class,confidence,entropy,y,similarity"
+    assert head == "seq,position,class,confidence,entropy,y,similarity,domain"
     labels = np.load(stream)["y"]
     assert [row.split(",")[::5] for row in rows] == [[str(i), str(labels[i])] for i in range(103)]
     assert {row.split(",")[2] for row in rows} <= {"cat", "dog", "owl", "yak"}
     assert all(-1 <= float(row.split(",")[6]) <= 1 for row in rows)
+    assert {row.split(",")[7] for row in rows} == {"source"}
 
 
 def test_the_same_command_goes_on_and_says_when_nothing_is_left(looped: Path, stream: Path, tmp_path: Path) -> None:

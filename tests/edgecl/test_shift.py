@@ -8,8 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from edgecl import shift
-from edgecl.detector import Likeness
-from edgecl.manifest import Detector
+from edgecl.manifest import Calibration
 from edgecl.shift import BACK, FALSE_ALARM, LIMIT, WINDOW, Shift, Watch
 
 MEAN, DEVIATION = 0.6, 0.1
@@ -22,10 +21,7 @@ def _skewed(count: int, seed: int) -> npt.NDArray[np.float64]:
 
 
 SOURCE = _skewed(20_000, 0)
-RECORD = Detector(
-    form="bits",
-    dimensions=64,
-    seed=0,
+RECORD = Calibration(
     threshold=float(np.quantile(SOURCE, shift.NOVEL)),
     mean=float(SOURCE.mean()),
     deviation=float(SOURCE.std()),
@@ -34,8 +30,8 @@ RECORD = Detector(
 
 
 def _told(similarities: Iterable[float], watch: Watch | None = None) -> list[tuple[int, Shift]]:
-    watch = watch or Watch(RECORD)
-    notes = ((i, watch.note(Likeness(float(s), 0, bool(s < RECORD.threshold)))) for i, s in enumerate(similarities))
+    watch = watch or Watch()
+    notes = ((i, watch.note(shift.look(RECORD, float(s)))) for i, s in enumerate(similarities))
     return [(i, note) for i, note in notes if note]
 
 
@@ -108,7 +104,7 @@ def test_a_stream_between_the_limits_does_not_flap() -> None:
 
 
 def test_a_watch_tells_which_side_it_is_on() -> None:
-    watch = Watch(RECORD)
+    watch = Watch()
     assert not watch.shifted
     _told([0.0] * 50, watch)
     assert watch.shifted

@@ -56,9 +56,9 @@ def test_the_calibration_is_that_of_held_out_samples(form: Form) -> None:
     made = _made(form)
     detector = Detector(made.record, made.fit)
     found = np.array([detector(tap).similarity for tap in _source(1000, 3)[0]])
-    assert made.record.mean == pytest.approx(found.mean(), abs=1e-5)
-    assert made.record.deviation == pytest.approx(found.std(), abs=1e-5)
-    assert made.record.threshold == pytest.approx(np.quantile(found, 0.05), abs=1e-5)
+    assert made.record.calibration.mean == pytest.approx(found.mean(), abs=1e-5)
+    assert made.record.calibration.deviation == pytest.approx(found.std(), abs=1e-5)
+    assert made.record.calibration.threshold == pytest.approx(np.quantile(found, 0.05), abs=1e-5)
 
 
 def test_full_precision_is_the_cosine_of_centred_and_weighted_taps() -> None:
@@ -124,5 +124,5 @@ def test_one_sample_is_judged_as_in_a_batch() -> None:
 def test_taps_without_spread_are_no_trouble() -> None:
     x, y = np.ones((20, sum(WIDTHS)), np.float32), np.arange(20) % CLASSES
     made = fit([(x, y)], [x], WIDTHS, CLASSES, dimensions=64, form="full", seed=0)
-    assert made.record.deviation > 0
+    assert made.record.calibration.deviation > 0
     assert np.isfinite(Detector(made.record, made.fit)(x[0]).similarity)

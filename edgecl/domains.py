@@ -1,0 +1,178 @@
+"""The domains of a running loop: answers each sample with the state of its domain, and gathers what each adapts to.
+
+Without routing there is one, the source, whose state follows the stream. With routing the source stays as it was built
+(labels aside): every sample is first seen by the network as built, which gives its signature, and where it belongs to
+another domain answered by that one's state.
+
+The router follows the stream in the thread that answers; states belong to the thread that learns. `bank` is what has
+settled there, and what a checkpoint holds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from edgecl.bank import SOURCE, Bank
+from edgecl.learning import Batch, Learning
+from edgecl.manifest import Manifest
+from edgecl.programs import Programs
+from edgecl.router import Router, Turn
+from edgecl.signature import Signatures
+from edgecl.state import State
+
+Floats = npt.NDArray[np.float32]
+
+Later = Callable[[Callable[[], object]], None]
+"""Runs a small job in the thread that learns, behind the updates that are under way."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the bundle makes of one sample."""
+
+    domain: int
+    state: State
+    """That answered."""
+    logits: Floats
+    """[C]"""
+    taps: Floats
+    """[F], for the detector: as the network as built has them where it was asked, as the state has them otherwise."""
+    white: Floats | None
+    """[F], whitened, of the network as built; None where that was not asked."""
+    turns: tuple[Turn, ...]
+
+
+class Domains:
+    """Used by the thread that answers, but for `settle`."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        programs: Programs,
+        learning: Learning,
+        bank: Bank,
+        *,
+        router: Router | None,
+        signatures: Signatures | None,
+        later: Later,
+        settled: Callable[[], object],
+    ) -> None:
+        """`settled` is called in the thread that learns whenever the bank has changed there."""
+        self._manifest, self._programs, self._learning = manifest, programs, learning
+        self._infer = manifest.method("infer", 1)
+        self._adapt = manifest.method("adapt") if manifest.has("adapt") else None
+        self._router, self._signatures = router, signatures
+        self._later, self._settled = later, settled
+        self._pending: dict[int, list[npt.NDArray[Any]]] = {}
+        self._first: dict[int, int] = {}
+        self.bank = bank
+        """As it has settled."""
+
+    @property
+    def active(self) -> int:
+        """The domain of the last sample."""
+        return self._router.active if self._router else SOURCE
+
+    @property
+    def routed(self) -> bool:
+        """Whether samples are routed."""
+        return self._router is not None
+
+    @property
+    def known(self) -> Bank:
+        """As the stream has it: it may be ahead of `bank` by jobs that the thread that learns has yet to do."""
+        return self._router.bank if self._router else self.bank
+
+    def name(self, number: int) -> str:
+        """Of a domain; one that is being founded has the name that it will get."""
+        return self.known[number].name if number in self.known else f"domain-{number}"
+
+    def see(self, x: Floats, *, white: bool = False) -> Seen:
+        """Look at one sample [1, ...], as the program takes it; `white` asks for whitened taps."""
+        route = None
+        if self._router or (white and self._signatures):
+            assert self._signatures
+            first = self._call(self._learning.built, x)
+            whitened = self._signatures.whitening(first["taps"])
+            if self._router:
+                route = self._router.note(self._signatures.of_white(whitened)[0])
+                for turn in route.turns:
+                    self._turned(turn)
+            state = self._learning[self.active]
+            out = first if state.theta is self._learning.built.theta else self._call(state, x)
+            turns = route.turns if route else ()
+            return Seen(self.active, state, out["logits"][0], first["taps"][0], whitened[0], turns)
+        state = self._learning[self.active]
+        out = self._call(state, x)
+        return Seen(self.active, state, out["logits"][0], out["taps"][0] if "taps" in out else _NONE, None, ())
+
+    def white(self, x: Floats) -> Floats:
+        """Whitened taps of the network as built for one sample [1, ...]; [F]."""
+        assert self._signatures
+        white: Floats = self._signatures.whitening(self._call(self._learning.built, x)["taps"])[0]
+        return white
+
+    def collect(self, domain: int, x: npt.NDArray[Any], seq: int) -> Batch | None:
+        """Put a sample aside for its domain to adapt to; the batch, when that makes one."""
+        if not self._adapt or (self.routed and domain == SOURCE):
+            return None
+        pending = self._pending.setdefault(domain, [])
+        if not pending:
+            self._first[domain] = seq
+        pending.append(x.copy())  # a camera may give the same buffer again
+        if len(pending) < self._adapt.batch:
+            return None
+        del self._pending[domain]
+        return Batch(pending, self._first[domain], seq, domain)
+
+    def rename(self, number: int, name: str) -> None:
+        """Give a domain of the bank another name."""
+        self._change(lambda bank: bank.renamed(number, name), {}, lambda: None)
+
+    def drop(self, number: int) -> None:
+        """Take a domain out of the bank, and forget its state."""
+        self._pending.pop(number, None)
+        self._change(lambda bank: bank.without(number), {}, lambda: self._learning.forget(number))
+
+    def merge(self, one: int, other: int) -> None:
+        """Make one of two; the earlier keeps its number."""
+        one, other = sorted((one, other))
+        self._pending.pop(other, None)
+        self._change(lambda bank: bank.merged(one, other), {other: one}, lambda: self._learning.merge(one, other))
+
+    def _change(self, change: Callable[[Bank], Bank], instead: dict[int, int], states: Callable[[], object]) -> None:
+        bank = change(self.known)
+        if self._router:
+            self._router.replace(bank, instead)
+        self._settle(bank, states)
+
+    def _settle(self, bank: Bank, states: Callable[[], object]) -> None:
+        def settle() -> None:
+            states()
+            self.bank = bank
+            self._settled()
+
+        self._later(settle)
+
+    def _turned(self, turn: Turn) -> None:
+        """Do what a turn of the stream means for states and batches."""
+        if turn.event == "began":
+            self._learning.begin(turn.domain)
+        elif turn.event == "returned":
+            self._pending.pop(turn.domain, None)
+            self._later(lambda: self._learning.forget(turn.domain))
+        elif turn.event == "founded" and turn.bank:
+            self._settle(turn.bank, lambda: None)
+        elif turn.event == "merged" and turn.bank and turn.other is not None:
+            one, other = turn.other, turn.domain
+            self._pending.pop(other, None)
+            self._settle(turn.bank, lambda: self._learning.merge(one, other))
+
+    def _call(self, state: State, x: Floats) -> dict[str, Floats]:
+        return self._programs.call(self._infer, theta=state.theta, x=x)
+
+
+_NONE: Final = np.zeros(0, np.float32)

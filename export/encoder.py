@@ -1,8 +1,9 @@
 """A user's trained classifier as a frozen graph with named sites where a learner may act.
 
-Two kinds of site. A *tap* is the output (`"layer1"`) or the input (`"layer1:in"`) of a module: a learner reads it, or
+Three kinds of site. A *tap* is the output (`"layer1"`) or the input (`"layer1:in"`) of a module: a learner reads it, or
 puts something else in its place. A *norm* is a batch normalisation kept open for learners that change statistics or
-affine parameters; all other batch normalisations are folded away as constants.
+affine parameters; all other batch normalisations are folded away as constants. The *head* is the linear layer that
+gives the logits, where the network ends in one.
 """
 
 import copy
@@ -21,6 +22,9 @@ aten = torch.ops.aten
 
 Site = Callable[[int, Tensor], Tensor]
 """Called with the number of the site and its value (for a norm, its input as [B, C, H, W]); returns what follows it."""
+
+Classify = Callable[[Tensor], Tensor]
+"""Called with features [B, D]; returns logits [B, C] in place of the head's."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,21 @@ class Tap:
 
 
 @dataclass(frozen=True)
+class Head:
+    """logits = features @ weight.T + bias; weight [C, D], bias [C] or none."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True)
 class Encoded:
     """What one pass returns: logits [B, C], and the value at each tap before a learner replaced it."""
 
     logits: Tensor
     taps: tuple[Tensor, ...]
+    features: Tensor | None = None
+    """[B, D]: what the head takes; none where the network ends in something else."""
 
 
 class Encoder(nn.Module):
@@ -76,11 +90,23 @@ class Encoder(nn.Module):
         """Width of the pooled taps, all taps side by side."""
         return sum(tap.shape[0] for tap in self.taps)
 
-    def forward(self, x: Tensor, norm: Site | None = None, tap: Site | None = None) -> Encoded:
+    @property
+    def head(self) -> Head | None:
+        """The final linear layer as trained; None where the network ends in something else."""
+        for node in self.graph.graph.nodes:
+            if "head" in node.meta:
+                weight, bias = (_constant(self.graph, arg) for arg in (*node.args, None)[1:3])
+                assert weight is not None
+                return Head(weight, bias)
+        return None
+
+    def forward(
+        self, x: Tensor, norm: Site | None = None, tap: Site | None = None, head: Classify | None = None
+    ) -> Encoded:
         """Run the network on x [B, *input_shape]; a site without a function behaves as in the source model."""
-        walk = _Walk(self.graph, norm or self.source_norm, tap or (lambda _, value: value), len(self.taps))
+        walk = _Walk(self.graph, norm or self.source_norm, tap or (lambda _, value: value), head, len(self.taps))
         logits = walk.run(x)
-        return Encoded(logits, tuple(walk.seen))
+        return Encoded(logits, tuple(walk.seen), walk.features)
 
     def source_norm(self, index: int, x: Tensor) -> Tensor:
         """The norm with the statistics and parameters that it was trained with."""
@@ -101,13 +127,18 @@ class Encoder(nn.Module):
 class _Walk(fx.Interpreter):
     """Executes the graph and hands its sites to the learner."""
 
-    def __init__(self, graph: fx.GraphModule, norm: Site, tap: Site, taps: int) -> None:
+    def __init__(self, graph: fx.GraphModule, norm: Site, tap: Site, head: Classify | None, taps: int) -> None:
         super().__init__(graph)
-        self.norm, self.tap = norm, tap
+        self.norm, self.tap, self.head = norm, tap, head
         self.seen: list[Any] = [None] * taps
+        self.features: Tensor | None = None
 
     def run_node(self, n: fx.Node) -> Any:
-        if (index := n.meta.get("norm")) is None:
+        if "head" in n.meta:
+            self.features = self.env[n.args[0]]  # type: ignore[index]
+            assert self.features is not None
+            value = super().run_node(n) if self.head is None else self.head(self.features)
+        elif (index := n.meta.get("norm")) is None:
             value = super().run_node(n)
         else:
             source = n.args[0]
@@ -149,6 +180,7 @@ def capture(model: nn.Module, example: Tensor, *, taps: Sequence[str] = (), open
     for index, name in enumerate(taps):
         _mark_tap(graph, index, name)
     norms = _settle_norms(graph, open_norms)
+    _mark_head(graph)
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()
     graph.recompile()
@@ -199,6 +231,13 @@ def _mark_tap(graph: fx.GraphModule, index: int, name: str) -> None:
     if "tap" in node.meta:
         raise ProjectError(f'tap "{name}": another tap names the same place; remove one of them')
     node.meta["tap"] = index
+
+
+def _mark_head(graph: fx.GraphModule) -> None:
+    """Find the linear layer whose result is the output, if there is one."""
+    for node in graph.graph.output_node().all_input_nodes:
+        if node.target is aten.linear.default and _constant(graph, node.args[1]) is not None:
+            node.meta["head"] = True
 
 
 def _module_paths(node: fx.Node) -> list[str]:

@@ -6,7 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from export.objectives import below, cross_entropy, distance, entropy, entropy_margin, labelled, mean_over
+from export.objectives import (
+    below,
+    cross_entropy,
+    distance,
+    entropy,
+    entropy_margin,
+    labelled,
+    mean_over,
+    proxy_contrast,
+    unit,
+)
 from export.optimizers import adam, adam_slots, paced, sgd, sgd_slots
 from export.statistics import Anchor, Pair, draw, follow, measure, normalise, pace
 
@@ -45,6 +55,50 @@ def test_cross_entropy_is_that_of_torch_and_leaves_rows_of_zeros_out() -> None:
     y[2:] = 0
     wanted = torch.nn.functional.cross_entropy(logits[:2], labels[:2])
     assert torch.allclose(mean_over(cross_entropy(logits, y), labelled(y)), wanted)
+
+
+def _pairs(features: Tensor, proxies: Tensor, labels: Tensor) -> Tensor:
+    """PCR as published: a sum over pairs of samples, [B]."""
+    cosines = torch.nn.functional.normalize(features) @ torch.nn.functional.normalize(proxies)[labels].t() / 0.09
+    same = (labels[:, None] == labels).double()
+    return -(same * torch.log_softmax(cosines, 1)).sum(1) / same.sum(1)
+
+
+def test_proxy_contrast_of_known_features() -> None:
+    y = torch.eye(3, dtype=torch.float64)[torch.tensor([0, 1, 2, 0])]
+    assert proxy_contrast(_wave(4, 3, k=0.7), _wave(3, 3, k=1.1), y).mean().item() == pytest.approx(9.189863, abs=1e-5)
+
+
+def test_proxy_contrast_is_the_published_sum_over_pairs_whatever_classes_are_there() -> None:
+    labels = torch.tensor([4, 1, 4, 4, 1, 2])
+    y = torch.eye(6, dtype=torch.float64)[labels]
+    features, proxies = (_wave(*shape, k=k).requires_grad_(True) for shape, k in (((6, 5), 0.7), ((6, 5), 1.1)))
+    mine, theirs = proxy_contrast(features, proxies, y), _pairs(features, proxies, labels)
+    assert torch.allclose(mine, theirs, atol=1e-9)
+    for got, want in zip(*(torch.autograd.grad(v.mean(), [features, proxies]) for v in (mine, theirs)), strict=True):
+        assert torch.allclose(got, want, atol=1e-9)
+        assert got.abs().max() > 0
+
+
+def test_proxy_contrast_leaves_out_samples_without_a_label() -> None:
+    labels = torch.tensor([0, 2, 0])
+    y = torch.cat([torch.eye(3, dtype=torch.float64)[labels], torch.zeros(2, 3, dtype=torch.float64)])
+    features, proxies = _wave(5, 4, k=0.7).requires_grad_(True), _wave(3, 4, k=1.1)
+    losses = proxy_contrast(features, proxies, y)
+    assert torch.allclose(losses[:3], _pairs(features[:3], proxies, labels), atol=1e-9)
+    assert losses[3:].tolist() == [0, 0]
+    (gradient,) = torch.autograd.grad(losses.sum(), [features])
+    assert gradient[3:].abs().max() == 0 < gradient[:3].abs().max()
+    nothing = proxy_contrast(features, proxies, torch.zeros_like(y))
+    (gradient,) = torch.autograd.grad(nothing.sum(), [features])
+    assert nothing.tolist() == [0] * 5 and gradient.tolist() == torch.zeros(5, 4).tolist()
+
+
+def test_a_row_of_zeros_has_no_direction_and_a_finite_gradient() -> None:
+    rows = torch.stack([torch.zeros(3), torch.tensor([3.0, 0.0, 4.0])]).double().requires_grad_(True)
+    assert torch.allclose(unit(rows), torch.tensor([[0, 0, 0], [0.6, 0, 0.8]]).double())
+    (gradient,) = torch.autograd.grad(unit(rows).sum(), [rows])
+    assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam"])

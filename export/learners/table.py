@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from export.learners import Learner
+from export.learners.adaptor import Adaptor
 from export.learners.ecotta import EcoTTA, FrozenEcoTTA
 from export.learners.norm import Norm
 from export.learners.source import Source
@@ -35,5 +36,11 @@ LEARNERS: Final[Mapping[str, Entry]] = {
         FrozenEcoTTA.open_norms,
         EcoTTA.hyper,
         "ecotta on an encoder with fixed statistics, as published: fastest",
+    ),
+    "adaptor": Entry(
+        Adaptor,
+        Adaptor.open_norms,
+        Adaptor.hyper,
+        "one form of adaptor at some taps of a frozen encoder, by entropy or labels; `edgecl search` chooses it",
     ),
 }

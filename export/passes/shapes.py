@@ -123,6 +123,10 @@ def _transpose(site: Site, x: Tensor, *dims: int) -> Any:
     return x.permute(order)
 
 
+def _multiply_by(site: Site, x: Tensor, number: float) -> Tensor:
+    return x * number
+
+
 def _divide_by(site: Site, x: Tensor, number: float) -> Tensor:
     return x * (1.0 / number)
 
@@ -146,5 +150,6 @@ RULES: Rules = {
     aten.select.int: _select,
     aten.t.default: _transpose,
     aten.transpose.int: _transpose,
+    aten.mul.Scalar: _multiply_by,
     aten.div.Scalar: _divide_by,
 }

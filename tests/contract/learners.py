@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 
 from export import trace
 from export.calibrate import calibrate
-from export.learners import Learner, warms
+from export.learners import Learner, Pieces, warms
+from export.learners.adaptor import Adaptor
 from export.learners.ecotta import EcoTTA, FrozenEcoTTA
 from export.learners.norm import Norm
 from export.learners.source import Source
@@ -20,7 +21,7 @@ from tests.export import nets, pipeline
 CLASSES = 5
 TAPS = ("layer1:in", "layer1", "layer2", "layer3")
 
-Case = tuple[Callable[..., Learner], type[nn.Module], tuple[str, ...], dict[str, int]]
+Case = tuple[Callable[..., Learner], type[nn.Module], tuple[str, ...], dict[str, Any]]
 
 CASES: dict[str, Case] = {
     "source": (Source, nets.ResNet, (), {}),
@@ -36,7 +37,17 @@ CASES: dict[str, Case] = {
     "ecotta-frozen": (FrozenEcoTTA, nets.ResNet, TAPS, {}),
     "ecotta-frozen 3x3": (FrozenEcoTTA, nets.ResNet, TAPS, {"kernel": 3}),
     "ecotta-frozen on depthwise": (FrozenEcoTTA, nets.Depthwise, ("block1:in", "block1", "pool:in"), {}),
-}
+    "adaptor film, head": (Adaptor, nets.ResNet, TAPS, {"at": ("layer2",), "head": True}),
+    "adaptor film on vectors, pcr": (Adaptor, nets.Mlp, ("first",), {"loss": "pcr"}),
+    "adaptor depthwise": (Adaptor, nets.ResNet, TAPS, {"form": "depthwise", "at": ("layer3",)}),
+    "adaptor depthwise on waves": (Adaptor, nets.Waves, ("conv2",), {"form": "depthwise"}),
+    "adaptor bottleneck, pcr, head": (
+        Adaptor, nets.ResNet, TAPS[2:], {"form": "bottleneck4", "loss": "pcr", "head": True},
+    ),
+    "adaptor lowrank on depthwise": (Adaptor, nets.Depthwise, ("block1",), {"form": "lowrank4"}),
+    "adaptor meta": (Adaptor, nets.ResNet, TAPS, {"form": "meta", "at": ("layer2", "layer3")}),
+    "adaptor input": (Adaptor, nets.ResNet, (), {"form": "input3"}),
+}  # fmt: skip
 ADAPTING = [name for name in CASES if not name.startswith("source")]
 TRAINING = [name for name in ADAPTING if not name.startswith("norm")]
 
@@ -51,13 +62,16 @@ def make(name: str, dtype: torch.dtype = torch.float32) -> Learner:
     learner = factory(encoder, **settings)
     if warms(learner):
         learner.begin(source)
-        moved = torch.Generator().manual_seed(3)  # away from the identity, as warm-up would
-        start = {
-            key: piece + 0.1 * torch.randn(piece.shape, generator=moved).to(piece)
-            for key, piece in learner.start.items()
-        }
-        learner.settle(start, source)
+        learner.settle(_moved(learner.start), source)
+    elif isinstance(learner, Adaptor):
+        learner.start = {key: piece.to(dtype) for key, piece in _moved(learner.start).items()}
     return learner
+
+
+def _moved(start: Pieces) -> Pieces:
+    """Away from the identity, as warm-up or learning would."""
+    random = torch.Generator().manual_seed(3)
+    return {key: piece + 0.1 * torch.randn(piece.shape, generator=random).to(piece) for key, piece in start.items()}
 
 
 def shifted(name: str, size: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:

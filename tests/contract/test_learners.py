@@ -22,9 +22,11 @@ from tests.export import nets, pipeline
 
 SPLITTING = importlib.import_module("export.passes.split_batch")
 ECOTTA = [name for name in ADAPTING if name.startswith("ecotta")]
+SELECTING = [name for name in ADAPTING if name.startswith(("ecotta", "adaptor"))]
+LEARNING_BY = ("tent", "ecotta", "adaptor film, head", "adaptor bottleneck, pcr, head")
 LEAN = [
     *(pytest.param(name, "adapt", marks=pytest.mark.xdist_group(name)) for name in ADAPTING),
-    *(pytest.param(name, "learn", marks=pytest.mark.xdist_group(name)) for name in ("tent", "ecotta")),
+    *(pytest.param(name, "learn", marks=pytest.mark.xdist_group(name)) for name in LEARNING_BY),
     *(pytest.param(name, "infer", marks=pytest.mark.xdist_group(name)) for name in CASES if "source" in name),
 ]
 STEPS = 50
@@ -146,7 +148,7 @@ def _objective(
     return (whole, loss), (parts, pulls)
 
 
-@pytest.mark.parametrize("name", each(ECOTTA))
+@pytest.mark.parametrize("name", each(SELECTING))
 def test_a_step_with_nothing_selected_changes_nothing(name: str, tmp_path: Path) -> None:
     compiled = Compiled(name, tmp_path, "adapt")
     compiled.hyper[list(compiled.learner.hyper).index("margin")] = 0.0

@@ -34,7 +34,7 @@ def test_every_learner_builds_and_computes_its_vectors(learner: str, quantize: s
         assert manifest.learner.name == learner.rpartition(":")[2]
         expected = {"infer_b1", "infer_b4"}
         expected |= set() if learner == "source" else {"adapt_b4"}
-        expected |= {"learn_b4"} if learner.startswith(("tent", "ecotta")) else set()
+        expected |= {"learn_b4"} if learner.startswith(("tent", "ecotta", "adaptor")) else set()
         assert {method.name for method in manifest.methods} == expected
         assert {method.name for method in manifest.methods} == {
             Path(file.path).stem for file in manifest.files if file.path.endswith(".onnx")

@@ -134,6 +134,7 @@ CASES: dict[str, tuple[Function, tuple[Tensor, ...]]] = {
             ("leaky relu", lambda x: F.leaky_relu(x, 0.2)),
             ("prelu", lambda x: F.prelu(x, slopes.to(x))),
             ("a product with a number", lambda x: x * 3.0 * 0.5),
+            ("a square root", lambda x: torch.sqrt(x * x + 0.1)),
             ("max pool", lambda x: F.max_pool2d(x, 2)),
             ("max pool, overlapping", lambda x: F.max_pool2d(x, 3, 2, 1)),
             ("average pool", lambda x: F.avg_pool2d(x, 2)),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from edgecl.errors import ProjectError
+from export.learners.adaptor import Adaptor
 from export.learners.ecotta import EcoTTA
 from export.learners.norm import Norm
 from export.learners.source import Source
@@ -22,11 +23,12 @@ from tests.export.operators import CASES, aten
 
 BATCH, CLASSES, STEPS = 8, 5, 10
 
-LEARNERS: dict[str, tuple[type[Source | Norm | Tent | EcoTTA], str, tuple[str, ...]]] = {
+LEARNERS: dict[str, tuple[type[Source | Norm | Tent | EcoTTA | Adaptor], str, tuple[str, ...]]] = {
     "source": (Source, "infer", ("layer2",)),
     "norm": (Norm, "adapt", ()),
     "tent": (Tent, "adapt", ("layer3",)),
     "ecotta": (EcoTTA, "adapt", ("stem", "layer1", "layer2", "layer3")),
+    "adaptor": (Adaptor, "adapt", ("layer1", "layer2", "layer3")),
 }
 
 FLIPS = 1e-2

@@ -15,6 +15,7 @@ from edgecl import hypervectors, shift
 from edgecl.hypervectors import Bits
 from edgecl.manifest import Calibration
 from edgecl.signature import together
+from edgecl.whitening import Floats
 
 KEPT: Final = 64
 """Signatures of founders that are kept, to merge domains by: 32 kB at 4096 dimensions."""
@@ -38,6 +39,8 @@ class Domain:
     calibration: Calibration
     founders: Bits
     """[n, D / 8]; of the source none."""
+    mean: Floats
+    """[F], of the founders' whitened taps: where a head begins there (`edgecl/head.py`)."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ class Bank:
     def merged(self, one: int, other: int) -> "Bank":
         """The later of two founded anew from the founders of both, under the number and name of the earlier."""
         first, second = (self[number] for number in sorted((one, other)))
-        made = found(first.number, first.name, np.concatenate([first.founders, second.founders]))
+        made = found(first.number, first.name, np.concatenate([first.founders, second.founders]), first.mean[None])
+        made = replace(made, mean=(first.mean + second.mean) / np.float32(2))
         return self.without(second.number).changed(made)
 
     def closest(self) -> tuple[int, int]:
@@ -99,8 +103,8 @@ class Bank:
         return kept[one].number, kept[other].number
 
 
-def found(number: int, name: str, signatures: Bits) -> Domain:
-    """A domain with these founders [n, D / 8]."""
+def found(number: int, name: str, signatures: Bits, white: Floats) -> Domain:
+    """A domain with these founders: signatures [n, D / 8], and whitened taps [m, F]."""
     folds = np.arange(len(signatures)) % FOLDS
     similarities = [
         hypervectors.bit_similarity(signatures[folds == fold], together(signatures[folds != fold])[None])[:, 0]
@@ -109,10 +113,11 @@ def found(number: int, name: str, signatures: Bits) -> Domain:
     belonging = np.concatenate(similarities)
     eased = belonging - DOUBT * belonging.std() / np.sqrt(len(belonging))
     kept = signatures[np.linspace(0, len(signatures) - 1, min(KEPT, len(signatures))).astype(int)]
-    return Domain(number, name, together(signatures), shift.calibrate(eased), kept)
+    return Domain(number, name, together(signatures), shift.calibrate(eased), kept, white.mean(0, dtype=np.float32))
 
 
-def source_bank(calibration: Calibration, prototype: Bits) -> Bank:
-    """The bank of a bundle as built."""
-    domain = Domain(SOURCE, "source", prototype, calibration, np.zeros((0, len(prototype)), np.uint8))
+def source_bank(calibration: Calibration, prototype: Bits, features: int) -> Bank:
+    """The bank of a bundle as built, whose taps have so many features."""
+    nobody, nowhere = np.zeros((0, len(prototype)), np.uint8), np.zeros(features, np.float32)
+    domain = Domain(SOURCE, "source", prototype, calibration, nobody, nowhere)
     return Bank((domain,), SOURCE + 1)

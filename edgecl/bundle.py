@@ -25,6 +25,7 @@ from edgecl import archive, contents, disk, unpack
 from edgecl.contents import Canaries, Routing, Vectors
 from edgecl.detector import Detector
 from edgecl.errors import BundleError, StoreError
+from edgecl.head import Sums
 from edgecl.manifest import File, Manifest, Method, encode
 from edgecl.state import State
 from edgecl.unpack import MANIFEST
@@ -105,6 +106,11 @@ def read_detector(bundle: Bundle) -> Detector | None:
 def read_router(bundle: Bundle) -> Routing | None:
     """What routes between domains, where the bundle has it."""
     return contents.load_router(bundle.directory, bundle.manifest, bundle.origin) if bundle.manifest.router else None
+
+
+def read_head(bundle: Bundle) -> Sums | None:
+    """The sums of source samples that heads start from, where the bundle has them."""
+    return contents.load_head(bundle.directory, bundle.manifest, bundle.origin) if bundle.manifest.head else None
 
 
 def write(manifest: Manifest, files: Mapping[str, bytes], destination: Path) -> Bundle:

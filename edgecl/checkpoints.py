@@ -14,19 +14,17 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
-import numpy as np
 import safetensors
 import safetensors.numpy
 
 from edgecl import disk, state
 from edgecl.bank import Bank, Domain
 from edgecl.errors import BundleError, StoreError
-from edgecl.hypervectors import Bits
 from edgecl.manifest import Calibration, Digest, Layout
 from edgecl.state import State
 
@@ -63,10 +61,20 @@ class Learned:
     """The domain the stream was in."""
     added: tuple[str, ...] = ()
     """Names of the classes that were added."""
+    tries: Mapping[int, str] = field(default_factory=dict)
+    """Of each domain with labels, who was right before it learned the latest: edgecl/teaching.py."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Files of what else was learned, as bytes to write."""
+
     heads: Mapping[int, bytes] = field(default_factory=dict)
-    """Files of edgecl/head.py, of the domains that have labels."""
+    """edgecl/head.py, of the domains that have labels."""
     rehearsal: bytes | None = None
-    """File of edgecl/rehearsal.py."""
+    """edgecl/rehearsal.py"""
+    labels: bytes | None = None
+    """edgecl/labels.py"""
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,11 @@ class Resumed:
 
     path: Path
     learned: Learned
-    passed_over: tuple[str, ...]
+    heads: Mapping[int, Path]
+    """The files of `Parts`, verified."""
+    rehearsal: Path | None
+    labels: Path | None
+    passed_over: tuple[str, ...] = ()
     """Newer checkpoints that could not be read, and why."""
 
 
@@ -87,6 +99,7 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     signature: Digest
     calibration: Calibration
     head: Digest | None
+    tries: str = ""
 
 
 class _Index(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,6 +111,7 @@ class _Index(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     domains: tuple[_Entry, ...]
     added: tuple[str, ...]
     rehearsal: Digest | None
+    labels: Digest | None
     digest: str = ""
     """sha256 of the encoded index with this empty."""
 
@@ -108,7 +122,7 @@ class _Index(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def objects(self) -> set[str]:
         parts = {part for entry in self.domains for part in (entry.state, entry.signature, entry.head)}
-        return {part for part in (*parts, self.rehearsal) if part}
+        return {part for part in (*parts, self.rehearsal, self.labels) if part}
 
 
 @contextmanager
@@ -148,7 +162,7 @@ class Checkpoints:
         for number in reversed(self._numbers()):
             path = self._path(number)
             try:
-                return Resumed(path, self.load(path, layout), tuple(passed_over))
+                return replace(self.load(path, layout), passed_over=tuple(passed_over))
             except BundleError:
                 raise
             except StoreError as error:
@@ -157,13 +171,13 @@ class Checkpoints:
             raise StoreError(f"{passed_over[0]} (and no older checkpoint can be read)")
         return None
 
-    def write(self, learned: Learned) -> tuple[int, Path]:
+    def write(self, learned: Learned, parts: Parts) -> tuple[int, Path]:
         """Write the next checkpoint and delete the oldest. Raises StoreError."""
         numbers = self._numbers()
         path = self._path(numbers[-1] + 1 if numbers else 1)
         try:
             (self._directory / OBJECTS).mkdir(parents=True, exist_ok=True)
-            index = self._index(learned).sealed()
+            index = self._index(learned, parts).sealed()
             self._write(path, msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n")
             for number in numbers[: -KEEP + 1] if len(numbers) >= KEEP else []:
                 self._path(number).unlink(missing_ok=True)
@@ -172,12 +186,16 @@ class Checkpoints:
             raise StoreError(f"{path}: {error.strerror}; make room, or give another --state") from None
         return int(path.stem), path
 
-    def _index(self, learned: Learned) -> _Index:
+    def _index(self, learned: Learned, parts: Parts) -> _Index:
         """The index, with every object that it names on the disk."""
         entries = []
         for domain in learned.bank.domains:
-            made, head = learned.states[domain.number], learned.heads.get(domain.number)
-            signature = {"prototype": domain.prototype, "founders": domain.founders}
+            made = learned.states[domain.number]
+            signature: dict[str, Any] = {
+                "founders": domain.founders,
+                "mean": domain.mean,
+                "prototype": domain.prototype,
+            }
             entries.append(
                 _Entry(
                     number=domain.number,
@@ -186,12 +204,11 @@ class Checkpoints:
                     state=self._put(state.dump(made)),
                     signature=self._put(safetensors.numpy.save(signature)),
                     calibration=domain.calibration,
-                    head=self._put(head) if head is not None else None,
+                    head=self._put_some(parts.heads.get(domain.number)),
+                    tries=learned.tries.get(domain.number, ""),
                 )
             )
-        rehearsal = self._put(learned.rehearsal) if learned.rehearsal is not None else None
-        disk.sync_directory(self._directory / OBJECTS)
-        return _Index(
+        index = _Index(
             format=FORMAT,
             bundle=learned.bundle,
             place=learned.place,
@@ -199,8 +216,14 @@ class Checkpoints:
             following=learned.bank.following,
             domains=tuple(entries),
             added=learned.added,
-            rehearsal=rehearsal,
+            rehearsal=self._put_some(parts.rehearsal),
+            labels=self._put_some(parts.labels),
         )
+        disk.sync_directory(self._directory / OBJECTS)
+        return index
+
+    def _put_some(self, content: bytes | None) -> str | None:
+        return None if content is None else self._put(content)
 
     def _put(self, content: bytes) -> str:
         name = hashlib.sha256(content).hexdigest()
@@ -224,30 +247,42 @@ class Checkpoints:
         self._sound.add(name)
         return content
 
-    def load(self, path: Path, layout: Layout) -> Learned:
+    def load(self, path: Path, layout: Layout) -> Resumed:
         """One of them. Raises BundleError: written for another bundle. StoreError: it cannot be read."""
         index = self._read(path)
-        domains, states, heads = [], {}, {}
+        domains, states, heads, tries = [], {}, {}, {}
         for entry in index.domains:
-            parts = self._signature(entry, path)
-            domains.append(Domain(entry.number, entry.name, *parts[:1], entry.calibration, *parts[1:]))
-            self._get(entry.state, path)
-            states[entry.number] = state.load(self._object(entry.state), layout)
+            domains.append(self._domain(entry, path))
+            states[entry.number] = state.load(self._verified(entry.state, path), layout)
             if entry.head:
-                heads[entry.number] = self._get(entry.head, path)
-        rehearsal = self._get(index.rehearsal, path) if index.rehearsal else None
-        bank = Bank(tuple(domains), index.following)
-        return Learned(index.bundle, index.place, bank, states, index.active, index.added, heads, rehearsal)
+                heads[entry.number], tries[entry.number] = self._verified(entry.head, path), entry.tries
+        learned = Learned(
+            bundle=index.bundle,
+            place=index.place,
+            bank=Bank(tuple(domains), index.following),
+            states=states,
+            active=index.active,
+            added=index.added,
+            tries=tries,
+        )
+        rehearsal, labels = (self._verified(part, path) if part else None for part in (index.rehearsal, index.labels))
+        return Resumed(path, learned, heads, rehearsal, labels)
 
-    def _signature(self, entry: _Entry, path: Path) -> tuple[Bits, Bits]:
+    def _verified(self, name: str, where: Path) -> Path:
+        self._get(name, where)
+        return self._object(name)
+
+    def _domain(self, entry: _Entry, path: Path) -> Domain:
+        """Raises StoreError."""
         try:
             parts = safetensors.numpy.load(self._get(entry.signature, path))
-            prototype, founders = parts["prototype"], parts["founders"]
+            prototype, founders, mean = parts["prototype"], parts["founders"], parts["mean"]
         except (safetensors.SafetensorError, KeyError, ValueError) as error:
             raise StoreError(f"{path}: domain {entry.name}: {error}; delete it") from None
-        if prototype.dtype != np.uint8 or prototype.ndim != 1 or founders.dtype != np.uint8 or founders.ndim != 2:
+        forms = [(part.dtype.name, part.ndim) for part in (prototype, founders, mean)]
+        if forms != [("uint8", 1), ("uint8", 2), ("float32", 1)]:
             raise StoreError(f"{path}: domain {entry.name}: not a signature; delete it")
-        return prototype, founders
+        return Domain(entry.number, entry.name, prototype, entry.calibration, founders, mean)
 
     def _read(self, path: Path) -> _Index:
         """Raises StoreError."""

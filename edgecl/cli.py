@@ -14,9 +14,13 @@ from edgecl.errors import EXIT_FAILED, EXIT_INTERRUPTED, EdgeclError
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "build": ("export.command:build", "Compile a project into a bundle."),
     "learners": ("export.command:learners", "List the learners that a project can name."),
+    "search": ("export.search_command:search_command", "Choose a form of adaptor for new domains."),
     "inspect": ("edgecl.commands.inspect:inspect", "Show what a bundle is and what it needs."),
     "verify": ("edgecl.commands.verify:verify", "Check on this machine that a bundle computes what it should."),
     "run": ("edgecl.commands.run:run", "Answer samples and learn from them."),
+    "domains": ("edgecl.commands.domains:domains", "List and change the domains of a state directory."),
+    "classes": ("edgecl.commands.classes:classes", "List the classes of a state directory, and add new ones."),
+    "label": ("edgecl.commands.label:label", "Give samples that were answered their labels."),
     "devices": ("edgecl.commands.devices:devices", "List the devices that a bundle can be built for."),
 }
 """Name of a command -> where it is, and what it does."""

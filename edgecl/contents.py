@@ -7,6 +7,7 @@
                           [C, D / 8] where the manifest's detector keeps bits
 * `router.safetensors`    `mean` [features], `blocks` float32, those of `edgecl/whitening.py` one after another, and
                           `prototype` of the source, uint8 [D / 8]
+* `head.safetensors`      sums of source samples, as `edgecl/head.py` writes them
 
 The functions take the directory in which a verified bundle lies, and the bundle's name for messages.
 """
@@ -22,9 +23,10 @@ import numpy as np
 import numpy.typing as npt
 import safetensors
 
-from edgecl import state, whitening
+from edgecl import head, state, whitening
 from edgecl.detector import Detector, Fit
 from edgecl.errors import BundleError, StoreError
+from edgecl.head import HEADS, Sums
 from edgecl.hypervectors import Bits
 from edgecl.manifest import Manifest, Method
 from edgecl.signature import Signatures
@@ -35,6 +37,7 @@ VECTORS: Final = "vectors.safetensors"
 CANARIES: Final = "canaries.safetensors"
 DETECTOR: Final = "detector.safetensors"
 ROUTER: Final = "router.safetensors"
+HEAD: Final = "head.safetensors"
 ONNX: Final = "onnx"
 """The folder of the optional `<method>.onnx`, the only folder in a bundle."""
 
@@ -69,6 +72,7 @@ def allowed(manifest: Manifest) -> tuple[frozenset[str], frozenset[str]]:
     must = {PROGRAM, STATE, VECTORS} | ({CANARIES} if manifest.canaries.count else set())
     must |= {DETECTOR} if manifest.detector else set()
     must |= {ROUTER} if manifest.router else set()
+    must |= {HEAD} if manifest.head else set()
     may = must | {CANARIES} | {f"{ONNX}/{method.name}.onnx" for method in manifest.methods}
     return frozenset(must), frozenset(may)
 
@@ -83,6 +87,8 @@ def check(directory: Path, manifest: Manifest, where: str) -> None:
         load_detector(directory, manifest, where)
     if manifest.router:
         load_router(directory, manifest, where)
+    if manifest.head:
+        load_head(directory, manifest, where)
 
 
 def load_state(directory: Path, manifest: Manifest, where: str) -> state.State:
@@ -175,6 +181,20 @@ def load_router(directory: Path, manifest: Manifest, where: str) -> Routing:
         return Routing(Signatures(white, record.dimensions, record.seed), prototype)
     except ValueError as error:
         raise BundleError(f"{where}: router: {error}; rebuild the bundle") from None
+
+
+def load_head(directory: Path, manifest: Manifest, where: str) -> Sums:
+    """The sums of source samples, of a bundle that has them. Raises BundleError."""
+    record = manifest.head
+    assert record
+    like = HEADS[record.form].empty(manifest.features, len(manifest.classes), record.seed)
+    try:
+        loaded = head.load(directory / HEAD, like)
+    except StoreError as error:
+        raise BundleError(f"{where}: {HEAD}: {str(error).partition(': ')[2]}; rebuild the bundle") from None
+    if loaded.classes != len(manifest.classes) or not loaded.n:
+        raise BundleError(f"{where}: {HEAD}: {loaded.n} samples of {loaded.classes} classes; rebuild the bundle")
+    return loaded
 
 
 def _needed_vectors(manifest: Manifest) -> Needed:

@@ -15,13 +15,16 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from edgecl import hypervectors
 from edgecl.bank import SOURCE, Bank
+from edgecl.hypervectors import Bits
 from edgecl.learning import Batch, Learning
 from edgecl.manifest import Manifest
 from edgecl.programs import Programs
 from edgecl.router import Router, Turn
 from edgecl.signature import Signatures
 from edgecl.state import State
+from edgecl.teaching import Teaching
 
 Floats = npt.NDArray[np.float32]
 
@@ -37,11 +40,9 @@ class Seen:
     state: State
     """That answered."""
     logits: Floats
-    """[C]"""
+    """[C], one a class, those that were added too."""
     taps: Floats
     """[F], for the detector: as the network as built has them where it was asked, as the state has them otherwise."""
-    white: Floats | None
-    """[F], whitened, of the network as built; None where that was not asked."""
     turns: tuple[Turn, ...]
 
 
@@ -53,6 +54,7 @@ class Domains:
         manifest: Manifest,
         programs: Programs,
         learning: Learning,
+        teaching: Teaching,
         bank: Bank,
         *,
         router: Router | None,
@@ -61,7 +63,7 @@ class Domains:
         settled: Callable[[], object],
     ) -> None:
         """`settled` is called in the thread that learns whenever the bank has changed there."""
-        self._manifest, self._programs, self._learning = manifest, programs, learning
+        self._programs, self._learning, self._teaching = programs, learning, teaching
         self._infer = manifest.method("infer", 1)
         self._adapt = manifest.method("adapt") if manifest.has("adapt") else None
         self._router, self._signatures = router, signatures
@@ -90,30 +92,41 @@ class Domains:
         """Of a domain; one that is being founded has the name that it will get."""
         return self.known[number].name if number in self.known else f"domain-{number}"
 
-    def see(self, x: Floats, *, white: bool = False) -> Seen:
-        """Look at one sample [1, ...], as the program takes it; `white` asks for whitened taps."""
+    def see(self, x: Floats) -> Seen:
+        """Look at one sample [1, ...], as the program takes it."""
         route = None
-        if self._router or (white and self._signatures):
-            assert self._signatures
+        if self._signatures and (self._router or self._teaching.answers(SOURCE)):
             first = self._call(self._learning.built, x)
             whitened = self._signatures.whitening(first["taps"])
             if self._router:
-                route = self._router.note(self._signatures.of_white(whitened)[0])
+                route = self._router.note(self._signatures.of_white(whitened)[0], whitened[0])
                 for turn in route.turns:
                     self._turned(turn)
             state = self._learning[self.active]
             out = first if state.theta is self._learning.built.theta else self._call(state, x)
-            turns = route.turns if route else ()
-            return Seen(self.active, state, out["logits"][0], first["taps"][0], whitened[0], turns)
+            logits = self._teaching.logits(self.active, out["logits"][0], whitened[0])
+            return Seen(self.active, state, logits, first["taps"][0], route.turns if route else ())
         state = self._learning[self.active]
         out = self._call(state, x)
-        return Seen(self.active, state, out["logits"][0], out["taps"][0] if "taps" in out else _NONE, None, ())
+        logits = self._teaching.logits(self.active, out["logits"][0], None)
+        return Seen(self.active, state, logits, out["taps"][0] if "taps" in out else _NONE, ())
 
-    def white(self, x: Floats) -> Floats:
-        """Whitened taps of the network as built for one sample [1, ...]; [F]."""
-        assert self._signatures
-        white: Floats = self._signatures.whitening(self._call(self._learning.built, x)["taps"])[0]
-        return white
+    def place(self, domain: int, x: Floats) -> tuple[int, Floats, Floats]:
+        """Where one sample [1, ...] belongs that was answered in a domain, which may be gone by now.
+
+        Or its own was not known yet. Gives the domain of the bank, what its program says of the
+        sample [C], and the sample's whitened taps [F].
+        """
+        first = self._call(self._learning.built, x)
+        whitened = self._signatures.whitening(first["taps"]) if self._signatures else _NONE[None]
+        if self._signatures:
+            alike = dict(zip(self._numbers(), self._alike(self._signatures.of_white(whitened)), strict=True))
+            nearest = max(alike, key=lambda number: alike[number])
+            if domain not in alike or alike[nearest] - alike[domain] > CLEAR * self.known[domain].calibration.deviation:
+                domain = nearest
+        elif domain not in self.known:
+            domain = SOURCE
+        return domain, self._call(self._learning[domain], x)["logits"][0], whitened[0]
 
     def collect(self, domain: int, x: npt.NDArray[Any], seq: int) -> Batch | None:
         """Put a sample aside for its domain to adapt to; the batch, when that makes one."""
@@ -133,15 +146,21 @@ class Domains:
         self._change(lambda bank: bank.renamed(number, name), {}, lambda: None)
 
     def drop(self, number: int) -> None:
-        """Take a domain out of the bank, and forget its state."""
+        """Take a domain out of the bank, and forget what it learned."""
         self._pending.pop(number, None)
-        self._change(lambda bank: bank.without(number), {}, lambda: self._learning.forget(number))
+
+        def forget() -> None:
+            self._learning.forget(number)
+            self._teaching.forget(number)
+
+        self._change(lambda bank: bank.without(number), {}, forget)
 
     def merge(self, one: int, other: int) -> None:
         """Make one of two; the earlier keeps its number."""
         one, other = sorted((one, other))
         self._pending.pop(other, None)
-        self._change(lambda bank: bank.merged(one, other), {other: one}, lambda: self._learning.merge(one, other))
+        bank = self.known.merged(one, other)
+        self._change(lambda _: bank, {other: one}, lambda: self._merge(one, other, bank))
 
     def _change(self, change: Callable[[Bank], Bank], instead: dict[int, int], states: Callable[[], object]) -> None:
         bank = change(self.known)
@@ -169,10 +188,27 @@ class Domains:
         elif turn.event == "merged" and turn.bank and turn.other is not None:
             one, other = turn.other, turn.domain
             self._pending.pop(other, None)
-            self._settle(turn.bank, lambda: self._learning.merge(one, other))
+            bank = turn.bank
+            self._settle(bank, lambda: self._merge(one, other, bank))
+
+    def _numbers(self) -> list[int]:
+        return [domain.number for domain in self.known.domains]
+
+    def _alike(self, signature: Bits) -> list[float]:
+        """How alike a signature [1, D / 8] is to each domain."""
+        prototypes = np.stack([domain.prototype for domain in self.known.domains])
+        alike: list[float] = hypervectors.bit_similarity(signature, prototypes)[0].tolist()
+        return alike
+
+    def _merge(self, one: int, other: int, bank: Bank) -> None:
+        self._learning.merge(one, other)
+        self._teaching.merge(one, other, bank)
 
     def _call(self, state: State, x: Floats) -> dict[str, Floats]:
         return self._programs.call(self._infer, theta=state.theta, x=x)
 
+
+CLEAR: Final = 2.0
+"""Deviations by which a sample must be more like another domain, to belong there and not where it was answered."""
 
 _NONE: Final = np.zeros(0, np.float32)

@@ -10,6 +10,7 @@
   - LinkError (4)      the device cannot be reached
   - DeployError (6)    a deployment was rolled back
   - ProfileError (1)   a device profile cannot be used
+  - RequestError (1)   a domain, class or sample is not there, or there already
 
 A message is one line: what, where, and the cure. Anything that is not an EdgeclError is a bug and keeps its traceback.
 """
@@ -75,3 +76,7 @@ class DeployError(EdgeclError):
 
 class ProfileError(EdgeclError):
     """A device profile cannot be used."""
+
+
+class RequestError(EdgeclError):
+    """A domain, class or sample is not there, or there already."""

@@ -66,6 +66,7 @@ __all__ = [
     "next_seq",
     "read",
     "recover",
+    "segments",
 ]
 
 SEGMENT_BYTES: Final = 8 << 20
@@ -135,6 +136,11 @@ class Journal:
         self._segment: segment.Writer | None = None
         self._sequence = 0
         self._lock = threading.Lock()
+
+    @property
+    def number(self) -> int:
+        """Of the newest segment."""
+        return self._number
 
     def append(self, record: Record) -> None:
         """Stamp a record and add it to the chunk in memory."""
@@ -251,6 +257,11 @@ def next_seq(directory: Path) -> int:
     except OSError as error:
         raise segment.disk_error(directory, error) from None
     return learned + 1
+
+
+def segments(directory: Path) -> list[Path]:
+    """The segments of a journal, in the order in which they were written. Raises OSError."""
+    return [path for _, path in _segments(directory)]
 
 
 def _read_segment(path: Path) -> Iterator[Record | Torn]:

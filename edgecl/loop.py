@@ -5,6 +5,7 @@ A state directory belongs to one loop at a time and holds
 
     learned/<lineage>/<n>.json    checkpoints, over objects/ (`edgecl/checkpoints.py`)
     journal/<boot>-<n>.mcap       every answer and every decision (`edgecl/journal.py`)
+    samples/<boot>-<n>.mcap       the newest samples, where they are kept (`edgecl/samples.py`)
     cache/<bundle id>/            the verified copy of the bundle
     tested                        the bundle that has passed its self-test here
     lock                          held while a loop is open
@@ -27,7 +28,7 @@ import numpy.typing as npt
 from edgecl import __version__, _runtime, checkpoints, disk, guard, journal, selftest, shift
 from edgecl.answer import Answer, answer_of
 from edgecl.bank import SOURCE, Bank, source_bank
-from edgecl.bundle import Bundle, open_bundle, read_detector, read_router
+from edgecl.bundle import Bundle, open_bundle, read_detector, read_head, read_router
 from edgecl.checkpoints import Learned, Place
 from edgecl.clock import SystemClock, boot_id
 from edgecl.domains import Domains
@@ -35,13 +36,16 @@ from edgecl.errors import EdgeclError, ProgramError, StoreError
 from edgecl.here import check_here
 from edgecl.learning import Batch, Learning, Outcome
 from edgecl.manifest import Calibration, Manifest
+from edgecl.operations import Doing, Operations
 from edgecl.preprocess import Preprocess
 from edgecl.programs import Programs
 from edgecl.router import Router, Turn
+from edgecl.samples import Samples
 from edgecl.settings import SettingError, Settings, hyper_values
 from edgecl.shift import Watch
 from edgecl.signature import Signatures
 from edgecl.state import State
+from edgecl.teaching import Teaching
 from edgecl.worker import Worker
 
 SYNC_NS: Final = 5_000_000_000
@@ -91,7 +95,15 @@ class Loop:
             learned = self.resumed.learned if self.resumed else None
             self.checkpoint = self.resumed.path if self.resumed else None
             self._place = _place(learned, source, again)
-            losses = journal.recover(state_directory / "journal")
+            self._samples = stack.enter_context(
+                Samples(
+                    state_directory / "samples",
+                    quota_bytes=settings.keep_bytes,
+                    boot=boot_id(),
+                    clock=self._clock,
+                )
+            )
+            losses = [*journal.recover(state_directory / "journal"), *self._samples.losses]
             self._seq = journal.next_seq(state_directory / "journal")
             self._programs = stack.enter_context(
                 Programs(self.bundle, engine=settings.engine, threads=settings.threads, trace=settings.trace)
@@ -116,10 +128,18 @@ class Loop:
                 active = learned.active if learned else SOURCE
                 router = Router(record, bank, hysteresis=settings.hysteresis, active=active)
             self._worker: Worker | None = None
+            self._teaching = Teaching(
+                manifest,
+                read_head(self.bundle),
+                self.resumed,
+                seed=settings.seed,
+                budget_bytes=settings.rehearsal_bytes,
+            )
             self._domains = Domains(
                 manifest,
                 self._programs,
                 self._learning,
+                self._teaching,
                 bank,
                 router=router,
                 signatures=signatures,
@@ -136,6 +156,23 @@ class Loop:
             self._journal.sync()
             self._worker = None if settings.sync else Worker("edgecl-learning")
             self._stack = stack.pop_all()
+        self._turn = threading.RLock()
+        self.operations = Operations(
+            manifest,
+            self._domains,
+            self._learning,
+            self._teaching,
+            self._samples,
+            Doing(
+                turn=self._turn,
+                later=self._later,
+                drain=self._drain,
+                checkpoint=self._checkpoint,
+                note=self._note,
+                next_seq=lambda: self._seq,
+            ),
+            rehearse=settings.rehearse,
+        )
         self._preprocess = Preprocess(manifest.input)
         self._detector = read_detector(self.bundle)
         self._watch = Watch()
@@ -154,6 +191,11 @@ class Loop:
     def domain(self) -> str:
         """The name of the domain of the last sample."""
         return self._domains.name(self._domains.active)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of all classes, those that were added at the end."""
+        return self._teaching.names
 
     @property
     def shifted(self) -> bool:
@@ -175,31 +217,33 @@ class Loop:
         self._check_open()
         x = self._preprocess.check(x)
         position = self._next if position is None else position
-        seen = self._domains.see(self._preprocess.batch([x]))
-        for turn in seen.turns:
-            self._turned(turn)
-        likeness = self._detector(seen.taps) if self._detector else None
-        answer = answer_of(self._seq, seen.logits, self.manifest.classes, likeness, self._domains.name(seen.domain))
-        prediction = journal.Prediction(
-            seq=answer.seq,
-            label=answer.index,
-            confidence=answer.confidence,
-            entropy=answer.entropy,
-            step=seen.state.step,
-            position=position,
-            y=y,
-            similarity=answer.similarity,
-            novel=answer.novel,
-            domain=seen.domain,
-            latency_ns=self._clock.monotonic_ns() - start_ns,
-        )
-        self._note(prediction)
-        if likeness and self.manifest.detector:
-            look = shift.look(self.manifest.detector.calibration, likeness.similarity)
-            if changed := self._watch.note(look):
-                self._note(journal.Shift(seq=answer.seq, **asdict(changed)))
-        self._seq += 1
-        self._next = position + 1
+        with self._turn:
+            seen = self._domains.see(self._preprocess.batch([x]))
+            for turn in seen.turns:
+                self._turned(turn)
+            likeness = self._detector(seen.taps) if self._detector else None
+            answer = answer_of(self._seq, seen.logits, self._teaching.names, likeness, self._domains.name(seen.domain))
+            prediction = journal.Prediction(
+                seq=answer.seq,
+                label=answer.index,
+                confidence=answer.confidence,
+                entropy=answer.entropy,
+                step=seen.state.step,
+                position=position,
+                y=y,
+                similarity=answer.similarity,
+                novel=answer.novel,
+                domain=seen.domain,
+                latency_ns=self._clock.monotonic_ns() - start_ns,
+            )
+            self._note(prediction)
+            if likeness and self.manifest.detector:
+                look = shift.look(self.manifest.detector.calibration, likeness.similarity)
+                if changed := self._watch.note(look):
+                    self._note(journal.Shift(seq=answer.seq, **asdict(changed)))
+            self._samples.keep(answer.seq, position, x, y, seen.domain)
+            self._seq += 1
+            self._next = position + 1
         if batch := self._domains.collect(seen.domain, x, answer.seq):
             self._offer(batch)
         self._sync_sometimes()
@@ -229,8 +273,7 @@ class Loop:
             batch = Batch(padded, self._seq, self._seq + len(some) - 1, self._domains.active, rows)
             self._seq += len(some)
             self._do(partial(self._update, batch, None, outcomes), wait=True)
-        if self._worker:
-            self._worker.drain()
+        self._drain()
         return outcomes.count("committed")
 
     def trace(self) -> bytes:
@@ -322,7 +365,16 @@ class Loop:
             active = SOURCE  # a domain that is being founded is begun anew after a restart
         states = {domain.number: self._learning[domain.number] for domain in bank.domains}
         self._sync()
-        number, path = self._checkpoints.write(Learned(self.bundle.id, place, bank, states, active))
+        learned = Learned(
+            bundle=self.bundle.id,
+            place=place,
+            bank=bank,
+            states=states,
+            active=active,
+            added=self._teaching.added,
+            tries=self._teaching.tries(),
+        )
+        number, path = self._checkpoints.write(learned, self._teaching.parts())
         state = states[active]
         self._note(
             journal.Checkpoint(
@@ -346,6 +398,11 @@ class Loop:
             self._worker.also(job)
         else:
             job()
+
+    def _drain(self) -> None:
+        """Wait until nothing is left to be learned."""
+        if self._worker:
+            self._worker.drain()
 
     def _sync_sometimes(self) -> None:
         if self._clock.monotonic_ns() - self._synced_ns >= SYNC_NS:
@@ -397,6 +454,9 @@ class Loop:
             "engine": settings.engine,
             "domains": _domains(settings, manifest),
             "hysteresis": settings.hysteresis,
+            "keep_bytes": settings.keep_bytes,
+            "rehearsal_bytes": settings.rehearsal_bytes,
+            "rehearse": settings.rehearse,
         }
         return journal.Run(
             bundle=self.bundle.id,
@@ -412,6 +472,7 @@ class Loop:
             step=self.state.step,
             seen=self._seq,
             source=source,
+            added=self._teaching.added,
             domain=self._domains.active,
         )
 
@@ -438,9 +499,10 @@ def _router_of(bundle: Bundle) -> tuple[Signatures | None, Bank]:
     """What makes signatures, and the bank as built, of which a bundle without a router has the source alone."""
     if found := read_router(bundle):
         assert bundle.manifest.router
-        return found.signatures, source_bank(bundle.manifest.router.calibration, found.prototype)
+        record, features = bundle.manifest.router, bundle.manifest.features
+        return found.signatures, source_bank(record.calibration, found.prototype, features)
     nothing = Calibration(threshold=-1.0, mean=0.0, deviation=1.0, drift=1.0)
-    return None, source_bank(nothing, np.zeros(0, np.uint8))
+    return None, source_bank(nothing, np.zeros(0, np.uint8), bundle.manifest.features)
 
 
 def _domains(settings: Settings, manifest: Manifest) -> int:

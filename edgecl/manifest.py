@@ -226,6 +226,14 @@ class Router(Record, frozen=True):
     """Of the source."""
 
 
+class Head(Record, frozen=True):
+    """The head without gradients that labels teach: edgecl/head.py. Source sums are in `head.safetensors`."""
+
+    form: Literal["lda", "ridge"]
+    seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+    """Of the random features of `ridge`."""
+
+
 class File(Record, frozen=True):
     """A file of the bundle."""
 
@@ -254,6 +262,7 @@ class Manifest(Record, frozen=True):
     """What `taps` is made of, in order."""
     detector: Detector | None
     router: Router | None
+    head: Head | None
     guard: Guard
     canaries: Canaries
     memory_budget_bytes: Size
@@ -354,6 +363,8 @@ def _contradictions(m: Manifest) -> list[str]:
         problems.append("detector: there are no taps for it to look at")
     if m.router and not m.features:
         problems.append("router: there are no taps for it to look at")
+    if m.head and not m.router:
+        problems.append("head: there is no router to whiten the taps for it")
     if m.min_version > m.version:
         problems.append(f"min_version {m.min_version} is above version {m.version}")
     return problems

@@ -24,6 +24,7 @@ from edgecl.bank import SOURCE, Bank, Domain, found
 from edgecl.hypervectors import Bits
 from edgecl.manifest import Router as Record
 from edgecl.shift import Look, Watch
+from edgecl.whitening import Floats
 
 FOUNDERS: Final = 128
 """Samples that found a domain."""
@@ -62,19 +63,24 @@ class Route:
     turns: tuple[Turn, ...]
 
 
+Founder = tuple[Bits, Floats]
+"""Signature [D / 8] and whitened taps [F] of a sample."""
+
+
 class Founding:
     """A domain in the making."""
 
-    def __init__(self, number: int, founders: list[Bits]) -> None:
+    def __init__(self, number: int, founders: list[Founder]) -> None:
         self.number, self.founders = number, founders
         self.refused = False
         """There was no room: it goes on, outside the bank, until the stream goes back."""
         self._made: Domain | None = None
         self._behind: dict[int, float] = {}  # running means of the deficits, to itself and to those known
 
-    def note(self, signature: Bits, looks: Mapping[int, Look]) -> bool:
+    def note(self, sample: Founder, looks: Mapping[int, Look]) -> bool:
         """Take in a sample; whether the stream has gone back to a domain that is known."""
         if self._made:
+            signature = sample[0]
             similarity = float(hypervectors.bit_similarity(signature[None], self._made.prototype[None])[0, 0])
             own = shift.look(self._made.calibration, similarity)
             for number, look in {**looks, self.number: own}.items():
@@ -84,14 +90,15 @@ class Founding:
             if nearest <= shift.SLACK and nearest + MARGIN < self._behind[self.number]:
                 return True
         if not self.refused:
-            self.founders.append(signature)
+            self.founders.append(sample)
             if len(self.founders) % RECAST == 0:
                 self._made = self.domain()
         return False
 
     def domain(self) -> Domain:
         """As its founders make it."""
-        return found(self.number, f"domain-{self.number}", np.stack(self.founders))
+        signatures, white = (np.stack(part) for part in zip(*self.founders, strict=True))
+        return found(self.number, f"domain-{self.number}", signatures, white)
 
 
 class Router:
@@ -105,7 +112,7 @@ class Router:
         self._record, self._hysteresis = record, hysteresis
         self._smooth: dict[int, float] = {}
         self._watch = Watch()
-        self._recent: deque[Bits] = deque(maxlen=shift.WINDOW)
+        self._recent: deque[Founder] = deque(maxlen=shift.WINDOW)
         self._founding: Founding | None = None
         self._stayed = hysteresis
         self.bank = bank
@@ -117,19 +124,19 @@ class Router:
         """Whether the stream is at a domain that is not in the bank."""
         return self._founding is not None
 
-    def note(self, signature: Bits) -> Route:
-        """Where the next sample of the stream, of this signature [D / 8], goes."""
+    def note(self, signature: Bits, white: Floats) -> Route:
+        """Where the next sample of the stream, of this signature [D / 8] and whitened taps [F], goes."""
         known = self.bank.domains
         similarities = dict(zip((domain.number for domain in known), self._compare(signature), strict=True))
         looks = {d.number: shift.look(d.calibration, similarities[d.number]) for d in known}
         shifted = self._watch.note(min(looks.values(), key=lambda look: look.deficit))
-        self._recent.append(signature)
+        self._recent.append((signature, white))
         for domain in known:
             number, before = domain.number, self._smooth.get(domain.number, domain.calibration.mean)
             self._smooth[number] = before + (similarities[number] - before) / self._hysteresis
         turns: list[Turn] = []
         if self._founding:
-            if self._founding.note(signature, looks) or (shifted and not shifted.began):
+            if self._founding.note((signature, white), looks) or (shifted and not shifted.began):
                 turns.append(Turn("returned", self.active))
                 self._founding, self._watch = None, Watch()
         elif shifted and shifted.began:

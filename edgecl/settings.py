@@ -40,6 +40,12 @@ class Settings:
     """Domains that are kept at most, the source among them; the bundle's own number when None, no routing when 1."""
     hysteresis: int = 8
     """Samples that routing goes back, against flapping; 1 routes each sample by itself."""
+    keep_bytes: int = 0
+    """Disk for the newest samples, to which labels may come later; none are kept when 0."""
+    rehearsal_bytes: int = 1 << 20
+    """Memory for labelled samples that are learned again with new ones."""
+    rehearse: int = 4
+    """Updates on rehearsed samples alone for each one with new labels."""
     engine: str = "executorch"
     trace: bool = False
     """Record what the program does, for `Loop.trace`; only with `sync`."""
@@ -51,6 +57,9 @@ class Settings:
             (f"checkpoint_every {self.checkpoint_every}: give 1 or more", self.checkpoint_every < 1),
             (f"budget_bytes {self.budget_bytes}: give 0 for none, or more", (self.budget_bytes or 0) < 0),
             (f"domains {self.domains}: give 1 to {MAX_DOMAINS}", not 1 <= (self.domains or 1) <= MAX_DOMAINS),
+            (f"keep_bytes {self.keep_bytes}: give 0 for none, or more", self.keep_bytes < 0),
+            (f"rehearsal_bytes {self.rehearsal_bytes}: give 0 for none, or more", self.rehearsal_bytes < 0),
+            (f"rehearse {self.rehearse}: give 0 or more", self.rehearse < 0),
             (f"hysteresis {self.hysteresis}: give 1 or more", self.hysteresis < 1),
             (f"engine {self.engine}: unknown; give {' or '.join(ENGINES)}", self.engine not in ENGINES),
             ("trace: a background thread would mix it up; set sync as well", self.trace and not self.sync),

@@ -20,10 +20,11 @@ from torch import nn
 
 import edgecl
 import export.router
-from edgecl import bundle, contents, devices, state
+from edgecl import bundle, contents, devices, head, state
 from edgecl.detector import dump
 from edgecl.errors import BudgetError, ProgramError, ProjectError
 from edgecl.manifest import Canaries, Guard, Hyper, Manifest, Memory, Method, Requires, Tap, Tensor
+from edgecl.manifest import Head as HeadRecord
 from edgecl.manifest import Learner as LearnerRecord
 from edgecl.measure import Measured
 from edgecl.state import State
@@ -34,7 +35,7 @@ from export.detector import Made, fit
 from export.encoder import capture
 from export.learners import Learner, adapts, trains, warms
 from export.learners.table import LEARNERS
-from export.project import Project, parse_bytes
+from export.project import HeadChoice, Project, parse_bytes
 from export.quantize import quantize
 from export.source_data import SourceData
 from export.to_onnx import to_onnx
@@ -52,6 +53,9 @@ COLLAPSE_SHARE: Final = 0.1
 WINDOW: Final = 256
 
 DETECTOR_SAMPLES: Final = 4096
+
+HEAD_FEATURES: Final = 512
+"""Sums of LDA take 8 bytes for each pair of features: 2 MB."""
 
 MEASURED_STEP_BYTES: Final = 1 << 16
 
@@ -118,6 +122,8 @@ def build(project: Project, destination: Path, *, fit: bool = False, say: Say = 
         files[contents.DETECTOR] = dump(detector.fit)
     if router:
         files[contents.ROUTER] = export.router.dump(router)
+    if router and manifest.head:
+        files[contents.HEAD] = head.dump(_head(manifest, manifest.head, router, source))
     if tables.build.onnx:
         say("writing ONNX")
         for name, method in compiled.methods.items():
@@ -288,6 +294,21 @@ def _router(project: Project, learner: Learner, source: Taps, apart: Taps, say: 
         raise ProjectError(f"router.dimensions: {error}") from None
 
 
+def _head_record(choice: HeadChoice, router: export.router.Made | None, features: int) -> HeadRecord | None:
+    """None where the project wants none, or has no taps, or so many features that sums for `lda` are too large."""
+    if choice.form == "none" or not router or (choice.form == "lda" and features > HEAD_FEATURES):
+        return None
+    return HeadRecord(form=choice.form, seed=choice.seed)
+
+
+def _head(manifest: Manifest, record: HeadRecord, router: export.router.Made, source: Taps) -> head.Sums:
+    """The sums of source samples that heads start from."""
+    sums = head.HEADS[record.form].empty(manifest.features, len(manifest.classes), record.seed)
+    for taps, labels in source:
+        sums = sums.add(router.whitening(taps), labels)
+    return sums
+
+
 def _taps(learner: Learner, data: SourceData, places: Any) -> Taps:
     """Pooled taps [B, F] and labels [B] of these samples."""
     theta = learner.theta()
@@ -368,6 +389,7 @@ def _manifest(
         taps=tuple(Tap(name=tap.name, channels=tap.shape[0]) for tap in learner.encoder.taps),
         detector=detector.record if detector else None,
         router=router.record if router else None,
+        head=_head_record(tables.head, router, learner.encoder.features),
         guard=Guard(
             canary_every=CANARY_EVERY,
             canary_floor=round(1 / classes + CANARY_SHARE * max(0.0, accuracy - 1 / classes), 4),

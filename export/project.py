@@ -108,6 +108,15 @@ class RouterChoice(Section, frozen=True, kw_only=True):
     """Signatures are made from it."""
 
 
+class HeadChoice(Section, frozen=True, kw_only=True):
+    """The head without gradients that labels teach on the board; without taps there is none."""
+
+    form: Literal["lda", "ridge", "none"] = "lda"
+    """Discriminant analysis, ridge regression on random features, or no head."""
+    seed: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)] = 0
+    """Of the random features."""
+
+
 class BuildChoice(Section, frozen=True, kw_only=True):
     """How it is compiled."""
 
@@ -141,6 +150,7 @@ class Tables(Section, frozen=True, kw_only=True):
     warmup: Warmup = Warmup()
     detector: DetectorChoice = DetectorChoice()
     router: RouterChoice = RouterChoice()
+    head: HeadChoice = HeadChoice()
     build: BuildChoice = BuildChoice()
 
 

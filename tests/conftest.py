@@ -6,16 +6,18 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pytest
 import safetensors.numpy
 
-from edgecl import bundle, state
+from edgecl import bundle, head, state
 from edgecl import detector as fits
 from edgecl.engine import open_program
 from edgecl.manifest import (
@@ -23,6 +25,7 @@ from edgecl.manifest import (
     Canaries,
     Detector,
     Guard,
+    Head,
     Hyper,
     Input,
     Kind,
@@ -82,6 +85,12 @@ def router(widths: tuple[int, ...]) -> bytes:
     return routers.dump(routers.Made(ROUTER, identity, np.arange(8, dtype=np.uint8)))
 
 
+def sums(white: npt.NDArray[Any], labels: npt.NDArray[Any]) -> bytes:
+    """A head that has summed whitened features [n, F] with their labels."""
+    classes = int(labels.max()) + 1
+    return head.dump(head.HEADS["lda"].empty(white.shape[1], classes, 0).add(white, labels))
+
+
 def _manifest() -> Manifest:
     empty = Manifest(
         schema=1,
@@ -109,6 +118,7 @@ def _manifest() -> Manifest:
         taps=(Tap(name="layer1", channels=3), Tap(name="layer2:in", channels=4)),
         detector=DETECTOR,
         router=ROUTER,
+        head=Head(form="lda", seed=0),
         guard=Guard(canary_every=10, canary_floor=0.5, entropy_floor=0.1, window=64),
         canaries=Canaries(count=4, accuracy=0.75),
         memory_budget_bytes=64 << 20,
@@ -145,6 +155,7 @@ def tiny_files(tiny_manifest: Manifest) -> dict[str, bytes]:
         "canaries.safetensors": safetensors.numpy.save(canaries),
         "detector.safetensors": detector(7, 3),
         "router.safetensors": router((3, 4)),
+        "head.safetensors": sums(random.standard_normal((9, 7)), np.arange(9) % 3),
         "onnx/infer_b1.onnx": b"never looked into",
     }
 
@@ -210,7 +221,8 @@ def make_bundle(programs: Path) -> MakeBundle:
         features=8,
         taps=(Tap(name="layer1", channels=8),),
         detector=DETECTOR,
-        router=source.record,
+        router=source.made.record,
+        head=Head(form="lda", seed=0),
         guard=Guard(canary_every=0, canary_floor=0.0, entropy_floor=0.0, window=16),
         canaries=Canaries(count=8, accuracy=0.5),
         memory_budget_bytes=0,
@@ -241,7 +253,8 @@ def make_bundle(programs: Path) -> MakeBundle:
         x = random.integers(0, 256, x_shape, dtype=np.uint8) if image else random.random(x_shape, dtype=np.float32)
         files = {
             **({"detector.safetensors": detector(given.features, len(given.classes))} if given.detector else {}),
-            **({"router.safetensors": routers.dump(source)} if given.router else {}),
+            **({"router.safetensors": routers.dump(source.made)} if given.router else {}),
+            **({"head.safetensors": sums(source.white, source.labels)} if given.head else {}),
             "program.pte": damage((programs / "looped.pte").read_bytes()),
             "state.safetensors": state.dump(state.State(given.layout, theta, slots)),
             "canaries.safetensors": safetensors.numpy.save({"x": x, "y": random.integers(0, 4, canary_count)}),
@@ -264,14 +277,23 @@ def make_bundle(programs: Path) -> MakeBundle:
     return make
 
 
-def _source(programs: Path, theta: Any) -> routers.Made:
-    """What tells images of noise from others, by the taps of `looped.pte`."""
+@dataclass(frozen=True)
+class Source:
+    """What the looped bundle knows of images of noise, by the taps of `looped.pte` as built."""
+
+    made: routers.Made
+    white: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+
+def _source(programs: Path, theta: Any) -> Source:
     noise = np.random.default_rng(11).integers(0, 256, (600, 8, 8, 3)).astype(np.float32)
     x = np.ascontiguousarray((noise * np.float32(0.02) + np.float32(-2.5)).transpose(0, 3, 1, 2))
     program = open_program(programs / "looped.pte", methods=["infer_b1"])
     taps = np.concatenate([program.execute("infer_b1", [theta, one[None]])[1] for one in x])
     program.close()
-    return routers.fit([taps[:400]], [taps[400:]], [8], dimensions=1024, seed=0, domains=1, full="merge")
+    made = routers.fit([taps[:400]], [taps[400:]], [8], dimensions=1024, seed=0, domains=1, full="merge")
+    return Source(made, made.whitening(taps), np.arange(600) % 4)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import msgspec
 
 from edgecl import events
 from edgecl.commands.tally import Tally, text
-from edgecl.journal import Domain, Guard, Loss, Record, Shift
+from edgecl.journal import Class, Domain, Guard, Loss, Record, Shift
 
 SHOW_S: Final = 0.2
 """Time between two pictures of the progress on a terminal."""
@@ -46,6 +46,8 @@ class Printer:
         self.tally.note(record)
         if self._as_json:
             self._write(events.line(record, self.classes))
+        if isinstance(record, Class):
+            self.classes = (*self.classes, record.name)
         if isinstance(record, Loss):
             self.say(
                 f"an earlier run was cut off: {record.file} keeps {record.records_kept} records, "

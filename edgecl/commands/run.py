@@ -13,7 +13,7 @@ from typing import Final
 
 import click
 
-from edgecl import resident, sources
+from edgecl import control, resident, sources
 from edgecl.answer import Answer
 from edgecl.bundle import read_canaries
 from edgecl.commands.interrupt import Interrupt
@@ -54,6 +54,10 @@ CANARIES: Final = "canaries"
 @click.option("--domains", type=click.IntRange(1, MAX_DOMAINS), help="Keep so many domains at most; 1 for no routing.")
 @click.option("--hysteresis", type=click.IntRange(min=1), default=Settings.hysteresis, show_default=True,
               help="Samples that routing goes back; 1 routes each by itself.")  # fmt: skip
+@click.option("--keep", type=size, default="0", metavar="SIZE",
+              help='Disk for the newest samples, for labels that come later, like "64 MB".')  # fmt: skip
+@click.option("--rehearsal", type=size, default="1 MB", show_default=True, metavar="SIZE",
+              help="Memory for labelled samples that are learned again.")  # fmt: skip
 @click.option("--answers", type=click.Path(path_type=Path), help="Write the answers, a line of CSV each.")
 @click.option("--trace", type=click.Path(path_type=Path), help="Write what the program did, as ETDump. Implies --sync.")
 @click.option("--json", "as_json", is_flag=True, help="Print every record as a line of JSON.")
@@ -72,6 +76,8 @@ def run(
     engine: str,
     domains: int | None,
     hysteresis: int,
+    keep: int,
+    rehearsal: int,
     answers: Path | None,
     trace: Path | None,
     as_json: bool,
@@ -91,6 +97,8 @@ def run(
         threads=threads,
         domains=domains,
         hysteresis=hysteresis,
+        keep_bytes=keep,
+        rehearsal_bytes=rehearsal,
         engine=engine,
         trace=trace is not None,
     )
@@ -101,7 +109,8 @@ def run(
             printer.say("nothing that is learned will be kept; give --state DIR to keep it")
         interrupt = stack.enter_context(Interrupt())
         loop = stack.enter_context(Loop(bundle, state, settings, source=source, again=again, on_record=printer.note))
-        printer.classes = loop.manifest.classes
+        printer.classes = loop.classes
+        stack.enter_context(control.served(loop.operations, state))
         printer.say(_start(loop, source))
         write = _csv(stack, answers) if answers else None
         reason = ""
@@ -150,7 +159,7 @@ def _items(loop: Loop, source: str) -> Iterator[Sample | Damaged]:
         for position in range(loop.place.position, len(canaries.x)):
             yield Sample(position, canaries.x[position], int(canaries.y[position]))
         return
-    opened = sources.open_source(source, loop.manifest.input, loop.manifest.classes)
+    opened = sources.open_source(source, loop.manifest.input, loop.classes)
     opened.skip_to(loop.place.position)
     yield from opened
 

@@ -41,7 +41,7 @@ def check(where: Path, bundle: Path) -> None:
     with open_bundle(bundle) as opened:
         named = {record.digest for record in found if isinstance(record, Update)}
         for path in where.glob("learned/*/[0-9]*.json"):
-            for kept in Checkpoints(path.parent).load(path, opened.manifest.layout).states.values():
+            for kept in Checkpoints(path.parent).load(path, opened.manifest.layout).learned.states.values():
                 assert kept.digest in named
 
 
@@ -63,7 +63,7 @@ def main(bundle: Path, stream: Path, mount: Path) -> None:
     check(where, bundle)
     newest = max(where.glob("learned/*/[0-9]*.json"))
     with open_bundle(bundle) as opened:
-        print(Checkpoints(newest.parent).load(newest, opened.manifest.layout).states[0].digest)
+        print(Checkpoints(newest.parent).load(newest, opened.manifest.layout).learned.states[0].digest)
 
 
 if __name__ == "__main__":

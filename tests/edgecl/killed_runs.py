@@ -87,7 +87,7 @@ class Witness:
         named |= {record.digest for record in found if isinstance(record, Update) and record.committed}
         named |= {record.digest for record in found if isinstance(record, Guard)}
         for path in self._where.glob("learned/*/[0-9]*.json"):
-            for kept in Checkpoints(path.parent).load(path, self._layout).states.values():
+            for kept in Checkpoints(path.parent).load(path, self._layout).learned.states.values():
                 assert kept.digest in named, "the journal does not name this state"
 
     def check_losses(self, kills: int) -> None:

@@ -135,7 +135,7 @@ def test_a_bundle_is_verified(looped: Path) -> None:
         (name, "ok") for name in ("infer_b1", "infer_b4", "adapt_b4", "learn_b4")
     ]
     with open_bundle(looped) as opened:
-        assert last == f"6 files, id {opened.id}"
+        assert last == f"7 files, id {opened.id}"
     results = [json.loads(line) for line in edgecl("verify", looped, "--json").stdout.splitlines()]
     assert [result["method"] for result in results] == ["infer_b1", "infer_b4", "adapt_b4", "learn_b4"]
     assert all(0 < result["difference"] < 1e-5 and result["ms"] > 0 for result in results)

@@ -168,7 +168,7 @@ def test_without_routing_the_bank_is_kept_and_not_used(looped: Path, tmp_path: P
 
 
 def test_no_taps_no_routing(make_bundle: MakeBundle, tmp_path: Path) -> None:
-    plain = make_bundle(tmp_path / "plain.ecl", router=None)
+    plain = make_bundle(tmp_path / "plain.ecl", router=None, head=None)
     with pytest.raises(SettingError, match="domains 2: looped names no taps to tell them by; give 1"):
         Loop(plain, tmp_path / "state", Settings(domains=2))
     with Loop(plain, tmp_path / "state", Settings(sync=True)) as loop:

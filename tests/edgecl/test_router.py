@@ -29,6 +29,7 @@ def samples(place: int, count: int, seed: int) -> Bits:
     return SIGNATURES((centre + away).astype(np.float32))
 
 
+WHITE = np.array([0.5, -1.0], np.float32)
 SOURCE_SAMPLES = samples(0, 2000, 1)
 PROTOTYPE = together(SOURCE_SAMPLES[:1000])
 CALIBRATION = shift.calibrate(hypervectors.bit_similarity(SOURCE_SAMPLES[1000:], PROTOTYPE[None])[:, 0])
@@ -39,14 +40,14 @@ def record(domains: int = 8, full: str = "merge") -> Record:
 
 
 def router(domains: int = 8, full: str = "merge", hysteresis: int = 8, bank: Bank | None = None) -> Router:
-    return Router(record(domains, full), bank or source_bank(CALIBRATION, PROTOTYPE), hysteresis=hysteresis)
+    return Router(record(domains, full), bank or source_bank(CALIBRATION, PROTOTYPE, 2), hysteresis=hysteresis)
 
 
 def follow(one: Router, places: Sequence[int], each: int, seed: int = 2) -> tuple[list[Turn], list[list[int]]]:
     """Samples of each place in turn: everything that turned, and where the samples of each went."""
     turns, went = [], []
     for number, place in enumerate(places):
-        routes = [one.note(signature) for signature in samples(place, each, seed * 100 + number)]
+        routes = [one.note(signature, WHITE) for signature in samples(place, each, seed * 100 + number)]
         turns += [turn for route in routes for turn in route.turns]
         went.append([route.domain for route in routes])
     return turns, went
@@ -61,6 +62,7 @@ def same(one: Domain, other: Domain) -> bool:
         (one.number, one.name, one.calibration) == (other.number, other.name, other.calibration)
         and np.array_equal(one.prototype, other.prototype)
         and np.array_equal(one.founders, other.founders)
+        and np.array_equal(one.mean, other.mean)
     )
 
 
@@ -94,7 +96,7 @@ def test_each_sample_of_a_mixed_stream_goes_to_its_own_domain() -> None:
     follow(one, [0, 1, 2], 300)
     known = np.concatenate([samples(place, 200, 77 + place) for place in (0, 1, 2)])
     order = np.random.default_rng(9).permutation(len(known))
-    went = [one.note(known[i]).domain for i in order]
+    went = [one.note(known[i], WHITE).domain for i in order]
     assert np.mean([domain == i // 200 for domain, i in zip(went, order, strict=True)]) > 0.95
     assert len(one.bank.domains) == 3
 
@@ -104,7 +106,7 @@ def test_hysteresis_keeps_a_stream_on_the_border_from_flapping() -> None:
         one = router(hysteresis=hysteresis)
         follow(one, [0, 1], 300)
         both = [samples(0, 200, 7), samples(1, 200, 8)]
-        return sum(len(one.note(both[i % 2][i // 2]).turns) for i in range(400))
+        return sum(len(one.note(both[i % 2][i // 2], WHITE).turns) for i in range(400))
 
     assert turned(8) < turned(1) / 10
 
@@ -165,12 +167,12 @@ def test_the_source_is_never_merged() -> None:
     one = router(domains=2)
     follow(one, [0, 1, 2, 3, 4], 300)
     assert [domain.number for domain in one.bank.domains] == [0, 1]
-    assert same(one.bank[SOURCE], source_bank(CALIBRATION, PROTOTYPE)[SOURCE])
+    assert same(one.bank[SOURCE], source_bank(CALIBRATION, PROTOTYPE, 2)[SOURCE])
 
 
 def test_any_sequence_of_operations_touches_what_it_names_alone() -> None:
     chance = random.Random(4)
-    bank = source_bank(CALIBRATION, PROTOTYPE)
+    bank = source_bank(CALIBRATION, PROTOTYPE, 2)
     names = iter(range(10_000))
     for step in range(400):
         others = [domain.number for domain in bank.domains if domain.number != SOURCE]
@@ -178,7 +180,9 @@ def test_any_sequence_of_operations_touches_what_it_names_alone() -> None:
         touched: set[int] = set()
         before = bank
         if choice == "grow" and len(others) < 12:
-            bank = bank.grown(found(bank.following, f"d{next(names)}", samples(chance.randrange(1, 50), 16, step)))
+            bank = bank.grown(
+                found(bank.following, f"d{next(names)}", samples(chance.randrange(1, 50), 16, step), WHITE[None])
+            )
         elif choice == "merge" and len(others) >= 2:
             one, other = chance.sample(others, 2)
             touched, bank = {one, other}, bank.merged(one, other)
@@ -208,7 +212,7 @@ def test_a_router_goes_on_with_another_bank() -> None:
 
 
 def test_a_bank_finds_domains_by_name_and_number() -> None:
-    bank = source_bank(CALIBRATION, PROTOTYPE).grown(found(1, "night", samples(1, 32, 3)))
+    bank = source_bank(CALIBRATION, PROTOTYPE, 2).grown(found(1, "night", samples(1, 32, 3), WHITE[None]))
     assert bank.named("night").number == bank.named("1").number == 1
     assert 1 in bank and 2 not in bank
     for missing in ("day", "2"):

@@ -104,7 +104,7 @@ def test_another_engine_learns_the_same(make_bundle: MakeBundle, stream: Path, t
         assert done.returncode == 0, done.stderr
         with open_bundle(bundle) as opened:
             learned = where / "learned" / "looped" / "00000003.json"
-            states.append(Checkpoints(learned.parent).load(learned, opened.manifest.layout).states[0])
+            states.append(Checkpoints(learned.parent).load(learned, opened.manifest.layout).learned.states[0])
     first, second = states
     assert first.step == second.step == 25
     np.testing.assert_allclose(first.theta, second.theta, rtol=1e-4, atol=1e-6)

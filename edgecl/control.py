@@ -1,0 +1,236 @@
+"""The socket of a running loop: whoever may write its state directory may ask it for what `edgecl/operations.py` does.
+
+`STATE/socket` is a Unix stream socket that only its user can open. A request is one line of JSON, one of REQUESTS by
+its `do`; the answer is one line, `{"done": ...}`, or `{"refused": message, "code": exit code}`. A connection may ask
+again.
+
+Without a loop running, the same request is done on the state directory itself: `opened` gives whichever there is.
+"""
+
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from edgecl.errors import EdgeclError, StoreError
+from edgecl.labels import Given, Labelled
+from edgecl.loop import Loop
+from edgecl.operations import ClassFacts, DomainFacts, Operations
+from edgecl.settings import Settings
+
+SOCKET: Final = "socket"
+MAX_LINE_BYTES: Final = 1 << 24
+"""Of a request; more labels than that come in several."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do"):
+    """What is asked for."""
+
+
+class ListDomains(Request, frozen=True, tag="list-domains"):
+    """Answered by a list of DomainFacts."""
+
+
+class RenameDomain(Request, frozen=True, tag="rename-domain"):
+    """`name` is a name or a number, here and below."""
+
+    name: str
+    to: str
+
+
+class MergeDomains(Request, frozen=True, tag="merge-domains"):
+    """The later becomes a part of the earlier."""
+
+    name: str
+    other: str
+
+
+class DropDomain(Request, frozen=True, tag="drop-domain"):
+    """Its state and labels are forgotten."""
+
+    name: str
+
+
+class ExportDomain(Request, frozen=True, tag="export-domain"):
+    """Its state is written to a file, of an absolute path."""
+
+    name: str
+    file: str
+
+
+class ListClasses(Request, frozen=True, tag="list-classes"):
+    """Answered by a list of ClassFacts."""
+
+
+class AddClass(Request, frozen=True, tag="add-class"):
+    """Answered by its index."""
+
+    name: str
+
+
+class Label(Request, frozen=True, tag="label"):
+    """Answered by a Labelled."""
+
+    labels: tuple[Given, ...]
+
+
+REQUESTS = ListDomains | RenameDomain | MergeDomains | DropDomain | ExportDomain | ListClasses | AddClass | Label
+
+Facts = tuple[DomainFacts, ...] | tuple[ClassFacts, ...] | Labelled | int | None
+
+
+def perform(operations: Operations, request: Request) -> Facts:
+    """Do what is asked for. Raises EdgeclError."""
+    match request:
+        case ListDomains():
+            return operations.domains()
+        case ListClasses():
+            return operations.classes()
+        case AddClass(name=name):
+            return operations.add_class(name)
+        case Label(labels=labels):
+            return operations.label(labels)
+        case RenameDomain(name=name, to=to):
+            operations.rename(name, to)
+        case MergeDomains(name=name, other=other):
+            operations.merge(name, other)
+        case DropDomain(name=name):
+            operations.drop(name)
+        case ExportDomain(name=name, file=file):
+            operations.export(name, Path(file))
+    return None
+
+
+class _Reply(msgspec.Struct, omit_defaults=True):
+    done: msgspec.Raw = msgspec.Raw()
+    refused: str | None = None
+    code: int = 0
+
+
+Ask = Callable[[Request, Any], Any]
+"""Does a request, and gives its answer as the type named. Raises EdgeclError."""
+
+
+@contextmanager
+def opened(directory: Path) -> Iterator[Ask]:
+    """Who answers for a state directory: the loop that runs there, or else one opened for this.
+
+    Raises StoreError: there is no state directory, or another process has it that cannot be asked. BundleError,
+    ProgramError, JournalError, LinkError as opening a loop does.
+    """
+    connection = _connected(directory)
+    if connection:
+        with connection, connection.makefile("rwb") as stream:
+            yield lambda request, kind: _ask(stream, request, kind)
+    else:
+        with Loop(_bundle(directory), directory, Settings(sync=True)) as loop:
+            yield lambda request, kind: perform(loop.operations, request)
+
+
+@contextmanager
+def served(operations: Operations, directory: Path) -> Iterator[None]:
+    """Answer requests in threads of their own while the block runs. Raises StoreError."""
+    with contextlib.ExitStack() as stack:
+        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        stack.callback(os.close, folder)
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        path = f"/proc/self/fd/{folder}/{SOCKET}"  # the name of a socket has 107 bytes at most
+        try:
+            _unlink(path)  # of a process that was killed: this one owns the directory
+            os.fchmod(listener.fileno(), 0o600)
+            listener.bind(path)
+            listener.listen()
+        except OSError as error:
+            raise StoreError(f"{directory / SOCKET}: {error.strerror}; give another --state") from None
+        stack.callback(_unlink, path)
+        closing = threading.Event()
+        thread = threading.Thread(target=_accept, args=(listener, operations, closing), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            closing.set()
+            with contextlib.suppress(OSError):
+                listener.shutdown(socket.SHUT_RDWR)  # wakes up accept
+            thread.join()
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _accept(listener: socket.socket, operations: Operations, closing: threading.Event) -> None:
+    while not closing.is_set():
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        threading.Thread(target=_answer, args=(connection, operations), daemon=True).start()
+
+
+def _answer(connection: socket.socket, operations: Operations) -> None:
+    with connection, contextlib.suppress(OSError), connection.makefile("rwb") as stream:
+        while line := stream.readline(MAX_LINE_BYTES):
+            stream.write(msgspec.json.encode(_reply(operations, line)) + b"\n")
+            stream.flush()
+
+
+def _reply(operations: Operations, line: bytes) -> _Reply:
+    try:
+        request = msgspec.json.decode(line, type=REQUESTS)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return _Reply(refused=f"not a request: {error}; see docs/formats/control.md", code=1)
+    try:
+        return _Reply(done=msgspec.Raw(msgspec.json.encode(perform(operations, request))))
+    except EdgeclError as error:
+        return _Reply(refused=str(error), code=error.exit_code)
+
+
+def _ask(stream: Any, request: Request, kind: Any) -> Any:
+    try:
+        stream.write(msgspec.json.encode(request) + b"\n")
+        stream.flush()
+        line = stream.readline()
+    except OSError as error:
+        raise StoreError(f"the loop has gone: {error.strerror}; ask again") from None
+    if not line:
+        raise StoreError("the loop has gone before it answered; ask again")
+    reply = msgspec.json.decode(line, type=_Reply)
+    if reply.refused is not None:
+        refused = EdgeclError(reply.refused)
+        refused.exit_code = reply.code
+        raise refused
+    return msgspec.json.decode(reply.done, type=kind)
+
+
+def _connected(directory: Path) -> socket.socket | None:
+    """To the loop that runs there; None where there is none."""
+    try:
+        folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise StoreError(f"{directory}: {error.strerror}; give the state directory of a run") from None
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.connect(f"/proc/self/fd/{folder}/{SOCKET}")
+        return connection
+    except OSError:
+        connection.close()
+        return None
+    finally:
+        os.close(folder)
+
+
+def _bundle(directory: Path) -> Path:
+    """The bundle that a state directory was used with last. Raises StoreError."""
+    cached = directory / "cache"
+    found = sorted(path for path in cached.iterdir() if not path.name.startswith(".")) if cached.is_dir() else []
+    if len(found) != 1:
+        raise StoreError(f"{directory}: no run has been here; give the --state of a run")
+    return found[0]

@@ -27,3 +27,12 @@ def test_a_run_survives_being_killed_at_random_moments(looped: Path, tmp_path: P
     assert end == f"sound {loop.state.digest}", "a run in pieces learns what a whole one does"
     assert len(rounds) == KILLS
     assert sum(each.isdecimal() for each in rounds) > KILLS / 2, "most kills came before anything was journalled"
+
+
+def test_growth_merge_and_labels_are_on_the_disk_whole_or_not_at_all(looped: Path, tmp_path: Path) -> None:
+    script = Path(__file__).parent / "killed_operations.py"
+    done = subprocess.run(
+        [sys.executable, "-P", str(script), str(looped), str(tmp_path), "11"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(done.stdout) >= 15

@@ -4,6 +4,7 @@
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Final
 import numpy as np
 
 from demo import eager, model, train
+from demo.novel import novel, said
 from demo.picture import draw
 from demo.shifts import SHIFTS, Stream, stream
 from demo.table import Result, read, seen, table
@@ -23,6 +25,8 @@ from demo.table import Result, read, seen, table
 HERE: Final = Path(__file__).parent
 OUT: Final = HERE.parent / "build" / "demo"
 LEARNERS: Final = ("source", "norm", "tent", "ecotta")
+NOVEL: Final = "ecotta"
+"""Whose bundle also meets what is new."""
 EACH: Final = 320
 """Images under each shift: 20 updates."""
 ONE_THREAD: Final = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -35,11 +39,13 @@ def main() -> None:
     OUT.mkdir(parents=True)
     results, images = demo(OUT)
     shown = f"{table(results, images.names)}\n\n{seen(results, images.names)}\n"
-    (OUT / "table.txt").write_text(shown)
+    _say("and now what it has never seen: digits rotated by a quarter and mirrored")
+    strange = said(novel(*model.held_out(), _near(bundle_of(OUT, NOVEL)), _near(OUT / "novel"), _edgecl))
+    (OUT / "table.txt").write_text(f"{shown}\n{strange}\n")
     draw([result for result in results if result.by == "edgecl"], images, OUT / "error.png")
     budget = tomllib.loads((HERE / "edgecl.toml").read_text())["build"]["memory"]
     print(f"\nErrors in percent, of {images.each} images under each shift. Resident memory of the process in MB; its")
-    print(f"budget in edgecl.toml is {budget}. One thread each.\n\n{shown}")
+    print(f"budget in edgecl.toml is {budget}. One thread each.\n\n{shown}\n{strange}\n")
     print(f"picture   {_near(OUT)}/error.png")
     print(f"projects  {_near(OUT)}/<learner>/edgecl.toml; the bundle and the journal lie beside it")
     print(f"look at   edgecl inspect {_near(bundle_of(OUT, 'ecotta'))}")
@@ -90,6 +96,12 @@ def _python(module: str, *arguments: str | Path) -> list[bytes]:
     if done.returncode:
         sys.exit(f"{module}: exit code {done.returncode}\n{done.stderr.decode()}")
     return done.stdout.splitlines()
+
+
+def _edgecl(*words: object) -> list[bytes]:
+    """A command of the second part, shown as it is run."""
+    _say(f"$ edgecl {shlex.join(map(str, words))}")
+    return _python("edgecl", *map(str, words))
 
 
 def _near(path: Path) -> Path:

@@ -59,15 +59,20 @@ class Domains:
         *,
         router: Router | None,
         signatures: Signatures | None,
+        rests: int,
         later: Later,
         settled: Callable[[], object],
     ) -> None:
-        """`settled` is called in the thread that learns whenever the bank has changed there."""
+        """`rests`: the domain that the stream was left in.
+
+        `settled` is called in the thread that learns whenever the bank has changed there.
+        """
         self._programs, self._learning, self._teaching = programs, learning, teaching
         self._infer = manifest.method("infer", 1)
         self._adapt = manifest.method("adapt") if manifest.has("adapt") else None
         self._router, self._signatures = router, signatures
         self._later, self._settled = later, settled
+        self._rests = rests
         self._pending: dict[int, list[npt.NDArray[Any]]] = {}
         self._first: dict[int, int] = {}
         self.bank = bank
@@ -77,6 +82,12 @@ class Domains:
     def active(self) -> int:
         """The domain of the last sample."""
         return self._router.active if self._router else SOURCE
+
+    @property
+    def here(self) -> int:
+        """The domain of the bank that the stream is in, or was left in where there is no routing now."""
+        here = self._router.active if self._router else self._rests
+        return here if here in self.bank else SOURCE  # one that is being founded is begun anew after a restart
 
     @property
     def routed(self) -> bool:

@@ -143,6 +143,7 @@ class Loop:
                 bank,
                 router=router,
                 signatures=signatures,
+                rests=learned.active if learned else SOURCE,
                 later=self._later,
                 settled=self._checkpoint,
             )
@@ -360,9 +361,7 @@ class Loop:
 
     def _checkpoint(self) -> None:
         """What a checkpoint has learned is in the journal before it is on the disk."""
-        place, bank, active = self._place, self._domains.bank, self._domains.active
-        if active not in bank:
-            active = SOURCE  # a domain that is being founded is begun anew after a restart
+        place, bank, active = self._place, self._domains.bank, self._domains.here
         states = {domain.number: self._learning[domain.number] for domain in bank.domains}
         self._sync()
         learned = Learned(

@@ -101,7 +101,8 @@ class Operations:
     def domains(self) -> tuple[DomainFacts, ...]:
         """All of the bank, the source first."""
         with self._doing.turn:
-            bank, active = self._domains.known, self._domains.active
+            bank = self._domains.known
+            active = self._domains.active if self._domains.routed else self._domains.here
         heads = self._teaching.parts().heads
         facts = []
         for domain in bank.domains:

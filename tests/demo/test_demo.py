@@ -96,16 +96,25 @@ def test_the_picture_is_drawn(held_out: tuple[model.Images, model.Labels], tmp_p
 
 def test_a_small_demo_learns_and_agrees_with_pytorch(tmp_path: Path) -> None:
     """One learner on a short stream, in a process of its own: it sets how many threads torch may use."""
-    script = "import sys, pathlib; from demo import run, table; " \
-        "results, images = run.demo(pathlib.Path(sys.argv[1]), learners=('norm',), each=64, epochs=4); " \
-        "print(table.table(results, images.names))"  # fmt: skip
+    script = "import sys, pathlib; from demo import model, novel, run, table; " \
+        "out = pathlib.Path(sys.argv[1]); " \
+        "results, images = run.demo(out, learners=('norm',), each=64, epochs=4); " \
+        "print(table.table(results, images.names)); " \
+        "bundle = run.bundle_of(out, 'norm'); " \
+        "print(novel.said(novel.novel(*model.held_out(), bundle, out / 'novel', run._edgecl)))"  # fmt: skip
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "$ edgecl run" in done.stderr
-    _, ours, theirs = (line.split() for line in done.stdout.splitlines())
+    assert "$ edgecl label" in done.stderr
+    shown, strange = done.stdout.split("\nupright digits ", 1)
+    _, ours, theirs = (line.split() for line in shown.splitlines())
     (*ours_errors, ours_mb, _, _), (*theirs_errors, theirs_mb, _, _) = ours[2:], theirs[1:]
     assert len(ours_errors) == len(shifts.SHIFTS) + 1
     apart = np.abs(np.array(ours_errors, float) - np.array(theirs_errors, float))
     assert apart.max() < 100 * 1.5 / 64  # one image of a shift may lie on the border
     assert float(ours_mb) < 80 < float(theirs_mb)
     assert (tmp_path / "norm" / "state" / "journal").is_dir()
+    upright, unknown, taught, again = (float(line.split(" % ")[0].split()[-1]) for line in strange.splitlines()[:4])
+    assert unknown > 70 and taught < unknown - 30, "ten labels a class teach something"
+    assert again <= upright + 1, "and nothing is forgotten"
+    assert "1  domain-1  " in strange and "  100     head" in strange

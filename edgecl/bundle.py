@@ -81,6 +81,18 @@ def open_bundle(path: Path, *, cache: Path | None = None) -> Bundle:
     return _open(path, str(path), cache)
 
 
+def open_alone(path: Path, cache: Path) -> Bundle:
+    """The bundle, and no other, in a cache. Raises BundleError, StoreError."""
+    bundle = open_bundle(path, cache=cache)
+    try:
+        for other in cache.iterdir():
+            if other.name != bundle.id:
+                disk.remove(other)
+    except OSError as error:
+        raise StoreError(f"{cache}: {error.strerror or error}; give another --state") from None
+    return bundle
+
+
 def read_state(bundle: Bundle) -> State:
     """Theta and slots as built."""
     return contents.load_state(bundle.directory, bundle.manifest, bundle.origin)

@@ -21,8 +21,8 @@ from edgecl.hypervectors import Bits
 from edgecl.learning import Batch, Learning
 from edgecl.manifest import Manifest
 from edgecl.programs import Programs
-from edgecl.router import Router, Turn
-from edgecl.signature import Signatures
+from edgecl.router import Turn
+from edgecl.routing import Routing
 from edgecl.state import State
 from edgecl.teaching import Teaching
 
@@ -55,27 +55,20 @@ class Domains:
         programs: Programs,
         learning: Learning,
         teaching: Teaching,
-        bank: Bank,
+        start: Routing,
         *,
-        router: Router | None,
-        signatures: Signatures | None,
-        rests: int,
         later: Later,
         settled: Callable[[], object],
     ) -> None:
-        """`rests`: the domain that the stream was left in.
-
-        `settled` is called in the thread that learns whenever the bank has changed there.
-        """
+        """`settled` is called in the thread that learns whenever the bank has changed there."""
         self._programs, self._learning, self._teaching = programs, learning, teaching
         self._infer = manifest.method("infer", 1)
         self._adapt = manifest.method("adapt") if manifest.has("adapt") else None
-        self._router, self._signatures = router, signatures
+        self._router, self._signatures, self._rests = start.router, start.signatures, start.rests
         self._later, self._settled = later, settled
-        self._rests = rests
         self._pending: dict[int, list[npt.NDArray[Any]]] = {}
         self._first: dict[int, int] = {}
-        self.bank = bank
+        self.bank = start.bank
         """As it has settled."""
 
     @property

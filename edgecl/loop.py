@@ -12,7 +12,6 @@ A state directory belongs to one loop at a time and holds
 """
 
 import contextlib
-import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -21,29 +20,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgecl import __version__, _runtime, checkpoints, disk, guard, journal, selftest, shift
+from edgecl import checkpoints, guard, journal, records, selftest, shift
 from edgecl.answer import Answer, answer_of
-from edgecl.bank import SOURCE, Bank, source_bank
-from edgecl.bundle import Bundle, open_bundle, read_detector, read_head, read_router
+from edgecl.bundle import open_alone, read_detector, read_head
 from edgecl.checkpoints import Learned, Place
 from edgecl.clock import SystemClock, boot_id
 from edgecl.domains import Domains
-from edgecl.errors import EdgeclError, ProgramError, StoreError
+from edgecl.errors import EdgeclError, ProgramError
 from edgecl.here import check_here
 from edgecl.learning import Batch, Learning, Outcome
-from edgecl.manifest import Calibration, Manifest
 from edgecl.operations import Doing, Operations
 from edgecl.preprocess import Preprocess
 from edgecl.programs import Programs
-from edgecl.router import Router, Turn
+from edgecl.routing import domains, routing
 from edgecl.samples import Samples
-from edgecl.settings import SettingError, Settings, hyper_values
+from edgecl.settings import Settings, hyper_values
 from edgecl.shift import Watch
-from edgecl.signature import Signatures
 from edgecl.state import State
 from edgecl.teaching import Teaching
 from edgecl.worker import Worker
@@ -83,13 +78,12 @@ class Loop:
         self._count = journal.End()
         with contextlib.ExitStack() as stack:
             stack.enter_context(checkpoints.owned(state_directory))
-            self.bundle = stack.enter_context(_cached(path, state_directory / "cache"))
+            self.bundle = stack.enter_context(open_alone(path, state_directory / "cache"))
             self.manifest = manifest = self.bundle.manifest
             check_here(manifest)
             hyper = hyper_values(manifest.learner, settings.hyper)
             selftest.once(self.bundle, state_directory / "tested", engine=settings.engine)
-            signatures, source_domain = _router_of(self.bundle)
-            most = _domains(settings, manifest)
+            most = domains(settings, manifest)
             self._checkpoints = checkpoints.Checkpoints(state_directory / "learned" / manifest.lineage)
             self.resumed = self._checkpoints.newest(manifest.layout)
             learned = self.resumed.learned if self.resumed else None
@@ -120,13 +114,6 @@ class Loop:
                 now_ns=self._clock.monotonic_ns,
                 note=self._note,
             )
-            bank = learned.bank if learned else source_domain
-            router = None
-            if most > 1:
-                assert manifest.router
-                record = msgspec.structs.replace(manifest.router, domains=most)
-                active = learned.active if learned else SOURCE
-                router = Router(record, bank, hysteresis=settings.hysteresis, active=active)
             self._worker: Worker | None = None
             self._teaching = Teaching(
                 manifest,
@@ -140,20 +127,28 @@ class Loop:
                 self._programs,
                 self._learning,
                 self._teaching,
-                bank,
-                router=router,
-                signatures=signatures,
-                rests=learned.active if learned else SOURCE,
+                routing(self.bundle, settings, learned),
                 later=self._later,
                 settled=self._checkpoint,
             )
-            self._seq = max(self._seq, *(self._learning[domain.number].seen for domain in bank.domains))
+            self._seq = max(self._seq, *(state.seen for state in self._learned().states.values()))
             self._journal = stack.enter_context(
                 journal.Journal(state_directory / "journal", boot=boot_id(), clock=self._clock)
             )
             for loss in losses:
                 self._note(loss)
-            self._note(self._run_record(source, hyper, budget))
+            self._note(
+                records.run(
+                    self.bundle,
+                    settings,
+                    hyper=hyper,
+                    budget_bytes=budget,
+                    domains=most,
+                    learned=self._learned(),
+                    seen=self._seq,
+                    source=source,
+                )
+            )
             self._journal.sync()
             self._worker = None if settings.sync else Worker("edgecl-learning")
             self._stack = stack.pop_all()
@@ -221,23 +216,15 @@ class Loop:
         with self._turn:
             seen = self._domains.see(self._preprocess.batch([x]))
             for turn in seen.turns:
-                self._turned(turn)
+                self._note(records.turn(turn, self._domains.name(turn.domain), self._seq))
             likeness = self._detector(seen.taps) if self._detector else None
             answer = answer_of(self._seq, seen.logits, self._teaching.names, likeness, self._domains.name(seen.domain))
-            prediction = journal.Prediction(
-                seq=answer.seq,
-                label=answer.index,
-                confidence=answer.confidence,
-                entropy=answer.entropy,
-                step=seen.state.step,
-                position=position,
-                y=y,
-                similarity=answer.similarity,
-                novel=answer.novel,
-                domain=seen.domain,
-                latency_ns=self._clock.monotonic_ns() - start_ns,
+            latency_ns = self._clock.monotonic_ns() - start_ns
+            self._note(
+                records.prediction(
+                    answer, state=seen.state, domain=seen.domain, position=position, y=y, latency_ns=latency_ns
+                )
             )
-            self._note(prediction)
             if likeness and self.manifest.detector:
                 look = shift.look(self.manifest.detector.calibration, likeness.similarity)
                 if changed := self._watch.note(look):
@@ -264,7 +251,7 @@ class Loop:
         """
         self._check_open()
         method = self.manifest.method("learn")
-        samples, labels = self._labelled(x, y)
+        samples, labels = self._preprocess.labelled(x, y, len(self.manifest.classes))
         outcomes: list[Outcome] = []
         for start in range(0, len(samples), method.batch):
             some, classes = samples[start : start + method.batch], labels[start : start + method.batch]
@@ -331,18 +318,6 @@ class Loop:
             detail = f"samples {batch.first_seq} to {batch.last_seq}: learning is behind"
             self._learning.skip(guard.BUSY, detail, batch.domain)
 
-    def _turned(self, turn: Turn) -> None:
-        """Journal where the stream has come to."""
-        self._note(
-            journal.Domain(
-                event=_EVENTS[turn.event],
-                seq=self._seq,
-                domain=turn.domain,
-                name=self._domains.name(turn.domain),
-                other=turn.other,
-            )
-        )
-
     def _do(self, job: Callable[[], object], *, wait: bool) -> bool:
         """Do a job, behind the caller's back where there is a worker; whether it had room for it."""
         if self._worker:
@@ -361,35 +336,25 @@ class Loop:
 
     def _checkpoint(self) -> None:
         """What a checkpoint has learned is in the journal before it is on the disk."""
-        place, bank, active = self._place, self._domains.bank, self._domains.here
-        states = {domain.number: self._learning[domain.number] for domain in bank.domains}
+        learned = self._learned()
         self._sync()
-        learned = Learned(
+        number, path = self._checkpoints.write(learned, self._teaching.parts())
+        self._note(records.checkpoint(learned, number, path.name))
+        self.checkpoint = path
+        self._saved, self._since_checkpoint = learned.place, 0
+
+    def _learned(self) -> Learned:
+        """Everything, as it is now."""
+        bank = self._domains.bank
+        return Learned(
             bundle=self.bundle.id,
-            place=place,
+            place=self._place,
             bank=bank,
-            states=states,
-            active=active,
+            states={domain.number: self._learning[domain.number] for domain in bank.domains},
+            active=self._domains.here,
             added=self._teaching.added,
             tries=self._teaching.tries(),
         )
-        number, path = self._checkpoints.write(learned, self._teaching.parts())
-        state = states[active]
-        self._note(
-            journal.Checkpoint(
-                number=number,
-                step=state.step,
-                seen=state.seen,
-                digest=state.digest,
-                file=path.name,
-                domains=[
-                    journal.Kept(domain=d.number, name=d.name, step=kept.step, digest=kept.digest)
-                    for d, kept in zip(bank.domains, states.values(), strict=True)
-                ],
-            )
-        )
-        self.checkpoint = path
-        self._saved, self._since_checkpoint = place, 0
 
     def _later(self, job: Callable[[], object]) -> None:
         """Do a small job behind the updates that are under way."""
@@ -429,95 +394,8 @@ class Loop:
         if self._worker:
             self._worker.check()
 
-    def _labelled(
-        self, x: npt.NDArray[Any], y: int | Sequence[int] | npt.NDArray[np.integer[Any]]
-    ) -> tuple[list[npt.NDArray[Any]], npt.NDArray[np.int64]]:
-        """Samples and labels, both as many. Raises ProgramError."""
-        if x.shape == self.manifest.input.shape:
-            x = x[None]
-        labels, classes = np.atleast_1d(np.asarray(y)), len(self.manifest.classes)
-        if labels.shape != (len(x),) or (len(x) and labels.dtype.kind not in "iu"):
-            raise ProgramError(f"labels: {labels.dtype}{list(labels.shape)}, not {len(x)} integers; give one a sample")
-        if len(x) and (labels.min() < 0 or labels.max() >= classes):
-            raise ProgramError(f"labels: {labels.min()} to {labels.max()}, the bundle has {classes} classes")
-        return [self._preprocess.check(sample) for sample in x], labels.astype(np.int64)
-
-    def _run_record(self, source: str, hyper: dict[str, float], budget_bytes: int) -> journal.Run:
-        settings, manifest = self._settings, self.manifest
-        told = {
-            **{f"hyper.{name}": value for name, value in hyper.items()},
-            "sync": settings.sync,
-            "wait": settings.wait,
-            "checkpoint_every": settings.checkpoint_every,
-            "budget_bytes": budget_bytes,
-            "engine": settings.engine,
-            "domains": _domains(settings, manifest),
-            "hysteresis": settings.hysteresis,
-            "keep_bytes": settings.keep_bytes,
-            "rehearsal_bytes": settings.rehearsal_bytes,
-            "rehearse": settings.rehearse,
-        }
-        return journal.Run(
-            bundle=self.bundle.id,
-            name=manifest.name,
-            learner=manifest.learner.name,
-            settings=[journal.Setting(name=name, value=str(value)) for name, value in told.items()],
-            seed=settings.seed,
-            threads=settings.threads,
-            edgecl=__version__,
-            executorch=_runtime.EXECUTORCH_VERSION,
-            arch=os.uname().machine,
-            digest=self.state.digest,
-            step=self.state.step,
-            seen=self._seq,
-            source=source,
-            added=self._teaching.added,
-            domain=self._domains.active,
-        )
-
-
-def _cached(path: Path, cache: Path) -> Bundle:
-    """The bundle, and no other, in the cache of a state directory."""
-    bundle = open_bundle(path, cache=cache)
-    try:
-        for other in cache.iterdir():
-            if other.name != bundle.id:
-                disk.remove(other)
-    except OSError as error:
-        raise StoreError(f"{cache}: {error.strerror or error}; give another --state") from None
-    return bundle
-
 
 def _place(learned: Learned | None, source: str, again: bool) -> Place:
     if learned and learned.place.source == source and not again:
         return learned.place
     return Place(source=source)
-
-
-def _router_of(bundle: Bundle) -> tuple[Signatures | None, Bank]:
-    """What makes signatures, and the bank as built, of which a bundle without a router has the source alone."""
-    if found := read_router(bundle):
-        assert bundle.manifest.router
-        record, features = bundle.manifest.router, bundle.manifest.features
-        return found.signatures, source_bank(record.calibration, found.prototype, features)
-    nothing = Calibration(threshold=-1.0, mean=0.0, deviation=1.0, drift=1.0)
-    return None, source_bank(nothing, np.zeros(0, np.uint8), bundle.manifest.features)
-
-
-def _domains(settings: Settings, manifest: Manifest) -> int:
-    """How many the bank may hold. Raises SettingError."""
-    if settings.domains is None:
-        return manifest.router.domains if manifest.router else 1
-    if settings.domains > 1 and not manifest.router:
-        raise SettingError(f"domains {settings.domains}: {manifest.name} names no taps to tell them by; give 1")
-    return settings.domains
-
-
-_EVENTS: Final = {
-    "began": journal.Domain.BEGAN,
-    "founded": journal.Domain.FOUNDED,
-    "returned": journal.Domain.RETURNED,
-    "refused": journal.Domain.REFUSED,
-    "merged": journal.Domain.MERGED,
-    "entered": journal.Domain.ENTERED,
-}

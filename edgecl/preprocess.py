@@ -32,6 +32,19 @@ class Preprocess:
             raise ProgramError("sample: it holds numbers that are not finite; leave such samples out")
         return np.ascontiguousarray(x)
 
+    def labelled(
+        self, x: Array, y: int | Sequence[int] | npt.NDArray[np.integer[Any]], classes: int
+    ) -> tuple[list[Array], npt.NDArray[np.int64]]:
+        """Samples [n, ...] or one, and the index of the class of each; both as many. Raises ProgramError."""
+        if x.shape == self._given.shape:
+            x = x[None]
+        labels = np.atleast_1d(np.asarray(y))
+        if labels.shape != (len(x),) or (len(x) and labels.dtype.kind not in "iu"):
+            raise ProgramError(f"labels: {labels.dtype}{list(labels.shape)}, not {len(x)} integers; give one a sample")
+        if len(x) and (labels.min() < 0 or labels.max() >= classes):
+            raise ProgramError(f"labels: {labels.min()} to {labels.max()}, the bundle has {classes} classes")
+        return [self.check(sample) for sample in x], labels.astype(np.int64)
+
     def batch(self, samples: Sequence[Array]) -> npt.NDArray[np.float32]:
         """Checked samples as one float batch: scaled, shifted, and an image's channels first."""
         stacked = np.stack(samples)

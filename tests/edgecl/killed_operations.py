@@ -99,7 +99,7 @@ def main(bundle: Path, directory: Path, every: int) -> None:
             seen.add(self.read_bytes())
         return rename(self, target)
 
-    Path.rename = noted  # type: ignore[method-assign]
+    Path.rename = noted  # type: ignore[method-assign, assignment]
     live(bundle, watched, lambda loop: None)
     Path.rename = rename  # type: ignore[method-assign]
     assert known - {None} <= seen, "the run is not the same each time"

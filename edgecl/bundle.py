@@ -93,9 +93,9 @@ def open_alone(path: Path, cache: Path) -> Bundle:
     return bundle
 
 
-def read_state(bundle: Bundle) -> State:
-    """Theta and slots as built."""
-    return contents.load_state(bundle.directory, bundle.manifest, bundle.origin)
+def read_state(bundle: Bundle, form: str = "") -> State:
+    """Theta and slots as built, of the first form or another."""
+    return contents.load_state(bundle.directory, bundle.manifest, bundle.origin, form)
 
 
 def read_vectors(bundle: Bundle, method: Method) -> Vectors:

@@ -153,8 +153,8 @@ class Checkpoints:
         self._directory = directory
         self._sound: set[str] = set()  # objects that this process has written or read
 
-    def newest(self, layout: Layout) -> Resumed | None:
-        """The newest that can be read; None where there is none.
+    def newest(self, *layouts: Layout) -> Resumed | None:
+        """The newest that can be read, whose states have any of these layouts; None where there is none.
 
         Raises BundleError: the newest was written for another bundle. StoreError: there are some, and none can be read.
         """
@@ -162,7 +162,7 @@ class Checkpoints:
         for number in reversed(self._numbers()):
             path = self._path(number)
             try:
-                return replace(self.load(path, layout), passed_over=tuple(passed_over))
+                return replace(self.load(path, *layouts), passed_over=tuple(passed_over))
             except BundleError:
                 raise
             except StoreError as error:
@@ -247,13 +247,13 @@ class Checkpoints:
         self._sound.add(name)
         return content
 
-    def load(self, path: Path, layout: Layout) -> Resumed:
+    def load(self, path: Path, *layouts: Layout) -> Resumed:
         """One of them. Raises BundleError: written for another bundle. StoreError: it cannot be read."""
         index = self._read(path)
         domains, states, heads, tries = [], {}, {}, {}
         for entry in index.domains:
             domains.append(self._domain(entry, path))
-            states[entry.number] = state.load(self._verified(entry.state, path), layout)
+            states[entry.number] = state.load(self._verified(entry.state, path), *layouts)
             if entry.head:
                 heads[entry.number], tries[entry.number] = self._verified(entry.head, path), entry.tries
         learned = Learned(

@@ -1,6 +1,7 @@
 """The safetensors files of a bundle: what must be in them, checked against the manifest before anything is used.
 
-* `state.safetensors`     a state file (`edgecl/state.py`) of the manifest's layout, at step 0
+* `state.safetensors`     a state file (`edgecl/state.py`) of the manifest's layout, at step 0; and
+                          `state.<form>.safetensors` of each form behind the first
 * `vectors.safetensors`   `<method>/in/<tensor>` and `<method>/out/<tensor>` for every tensor of every method
 * `canaries.safetensors`  `x` [n, *input.shape], uint8 for images or float32 for vectors, and `y` int64 [n]
 * `detector.safetensors`  `mean` and `scale` [features] and `prototypes`, a row a class: float32 [C, D], or uint8
@@ -67,9 +68,14 @@ class Canaries:
     y: npt.NDArray[np.int64]
 
 
+def state_file(form: str) -> str:
+    """The state as built of a form; of the first one, whose name is empty, `state.safetensors`."""
+    return f"state.{form}.safetensors" if form else STATE
+
+
 def allowed(manifest: Manifest) -> tuple[frozenset[str], frozenset[str]]:
     """Files that the bundle must have, and those that it may have."""
-    must = {PROGRAM, STATE, VECTORS} | ({CANARIES} if manifest.canaries.count else set())
+    must = {PROGRAM, VECTORS, *map(state_file, manifest.layouts)} | ({CANARIES} if manifest.canaries.count else set())
     must |= {DETECTOR} if manifest.detector else set()
     must |= {ROUTER} if manifest.router else set()
     must |= {HEAD} if manifest.head else set()
@@ -79,7 +85,8 @@ def allowed(manifest: Manifest) -> tuple[frozenset[str], frozenset[str]]:
 
 def check(directory: Path, manifest: Manifest, where: str) -> None:
     """Check every safetensors file. Raises BundleError."""
-    load_state(directory, manifest, where)
+    for form in manifest.layouts:
+        load_state(directory, manifest, where, form)
     _check_tensors(directory / VECTORS, _needed_vectors(manifest), where)
     if (directory / CANARIES).exists():
         load_canaries(directory, manifest, where)
@@ -91,19 +98,19 @@ def check(directory: Path, manifest: Manifest, where: str) -> None:
         load_head(directory, manifest, where)
 
 
-def load_state(directory: Path, manifest: Manifest, where: str) -> state.State:
-    """The state as built. Raises BundleError."""
-    layout = manifest.layout
+def load_state(directory: Path, manifest: Manifest, where: str, form: str = "") -> state.State:
+    """The state of a form as built. Raises BundleError."""
+    layout, name = manifest.layouts[form], state_file(form)
     _check_tensors(
-        directory / STATE, {"theta": ("F32", (layout.theta_size,)), "slots": ("F32", (layout.slots_size,))}, where
+        directory / name, {"theta": ("F32", (layout.theta_size,)), "slots": ("F32", (layout.slots_size,))}, where
     )
-    _check_finite(directory / STATE, where)
+    _check_finite(directory / name, where)
     try:
-        loaded = state.load(directory / STATE, layout)
+        loaded = state.load(directory / name, layout)
     except (BundleError, StoreError):
-        raise BundleError(f"{where}: {STATE}: not a state of this bundle's layout; rebuild the bundle") from None
+        raise BundleError(f"{where}: {name}: not a state of this bundle's layout; rebuild the bundle") from None
     if loaded.step or loaded.seen:
-        raise BundleError(f"{where}: {STATE}: made at step {loaded.step}, a bundle starts at 0; rebuild the bundle")
+        raise BundleError(f"{where}: {name}: made at step {loaded.step}, a bundle starts at 0; rebuild the bundle")
     return loaded
 
 

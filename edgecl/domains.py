@@ -8,6 +8,7 @@ The router follows the stream in the thread that answers; states belong to the t
 settled there, and what a checkpoint holds.
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,7 +18,10 @@ import numpy.typing as npt
 
 from edgecl import hypervectors
 from edgecl.bank import SOURCE, Bank
+from edgecl.forms import SAMPLES
 from edgecl.hypervectors import Bits
+from edgecl.journal import Domain as DomainRecord
+from edgecl.journal import Record, Score
 from edgecl.learning import Batch, Learning
 from edgecl.manifest import Manifest
 from edgecl.programs import Programs
@@ -59,15 +63,17 @@ class Domains:
         *,
         later: Later,
         settled: Callable[[], object],
+        note: Callable[[Record], None],
     ) -> None:
         """`settled` is called in the thread that learns whenever the bank has changed there."""
         self._programs, self._learning, self._teaching = programs, learning, teaching
-        self._infer = manifest.method("infer", 1)
+        self._manifest = manifest
         self._adapt = manifest.method("adapt") if manifest.has("adapt") else None
         self._router, self._signatures, self._rests = start.router, start.signatures, start.rests
-        self._later, self._settled = later, settled
+        self._later, self._settled, self._note = later, settled, note
         self._pending: dict[int, list[npt.NDArray[Any]]] = {}
         self._first: dict[int, int] = {}
+        self._founders: deque[npt.NDArray[Any]] = deque(maxlen=SAMPLES)
         self.bank = start.bank
         """As it has settled."""
 
@@ -96,16 +102,18 @@ class Domains:
         """Of a domain; one that is being founded has the name that it will get."""
         return self.known[number].name if number in self.known else f"domain-{number}"
 
-    def see(self, x: Floats) -> Seen:
-        """Look at one sample [1, ...], as the program takes it."""
+    def see(self, sample: npt.NDArray[Any], x: Floats, seq: int) -> Seen:
+        """Look at one sample: as its source gave it, and [1, ...] as the program takes it."""
         route = None
         if self._signatures and (self._router or self._teaching.answers(SOURCE)):
             first = self._call(self._learning.built, x)
             whitened = self._signatures.whitening(first["taps"])
             if self._router:
                 route = self._router.note(self._signatures.of_white(whitened)[0], whitened[0])
+                if self._manifest.forms:
+                    self._founders.append(sample.copy())
                 for turn in route.turns:
-                    self._turned(turn)
+                    self._turned(turn, seq)
             state = self._learning[self.active]
             out = first if state.theta is self._learning.built.theta else self._call(state, x)
             logits = self._teaching.logits(self.active, out["logits"][0], whitened[0])
@@ -180,7 +188,7 @@ class Domains:
 
         self._later(settle)
 
-    def _turned(self, turn: Turn) -> None:
+    def _turned(self, turn: Turn, seq: int) -> None:
         """Do what a turn of the stream means for states and batches."""
         if turn.event == "began":
             self._learning.begin(turn.domain)
@@ -188,7 +196,8 @@ class Domains:
             self._pending.pop(turn.domain, None)
             self._later(lambda: self._learning.forget(turn.domain))
         elif turn.event == "founded" and turn.bank:
-            self._settle(turn.bank, lambda: None)
+            number, samples = turn.domain, list(self._founders)
+            self._settle(turn.bank, lambda: self._form(number, samples, seq))
         elif turn.event == "merged" and turn.bank and turn.other is not None:
             one, other = turn.other, turn.domain
             self._pending.pop(other, None)
@@ -204,12 +213,37 @@ class Domains:
         alike: list[float] = hypervectors.bit_similarity(signature, prototypes)[0].tolist()
         return alike
 
+    def _form(self, number: int, samples: list[npt.NDArray[Any]], seq: int) -> None:
+        """Choose the form of a domain that was founded, where there are several, and adapt it to its founders."""
+        if len(samples) < SAMPLES:
+            return
+        ranking = self._learning.form(number, samples)
+        forms = {"": self._manifest.forms[0].name}
+        scores = [
+            Score(
+                form=forms.get(one.form, one.form),
+                zico=one.zico,
+                naswot=one.naswot,
+                condition=one.condition,
+                rank=one.rank,
+            )
+            for one in ranking
+        ]
+        event = DomainRecord.FORMED
+        self._note(DomainRecord(event=event, seq=seq, domain=number, name=f"domain-{number}", scores=scores))
+        if ranking[0].form and self._adapt:
+            for start in range(0, len(samples) - self._adapt.batch + 1, self._adapt.batch):
+                part = samples[start : start + self._adapt.batch]
+                last = seq - len(samples) + start + len(part)
+                self._learning.update(Batch(part, last - len(part) + 1, last, number))
+
     def _merge(self, one: int, other: int, bank: Bank) -> None:
         self._learning.merge(one, other)
         self._teaching.merge(one, other, bank)
 
     def _call(self, state: State, x: Floats) -> dict[str, Floats]:
-        return self._programs.call(self._infer, theta=state.theta, x=x)
+        method = self._manifest.method("infer", 1, self._manifest.form_of(state.layout))
+        return self._programs.call(method, theta=state.theta, x=x)
 
 
 CLEAR: Final = 2.0

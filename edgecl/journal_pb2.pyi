@@ -567,6 +567,8 @@ class Domain(_message.Message):
         """the stream is in this known domain from here on"""
         RENAMED: Domain._Event.ValueType  # 7
         DROPPED: Domain._Event.ValueType  # 8
+        FORMED: Domain._Event.ValueType  # 9
+        """of several forms, the first of `scores` was chosen for it"""
 
     class Event(_Event, metaclass=_EventEnumTypeWrapper): ...
     UNSPECIFIED: Domain.Event.ValueType  # 0
@@ -584,6 +586,8 @@ class Domain(_message.Message):
     """the stream is in this known domain from here on"""
     RENAMED: Domain.Event.ValueType  # 7
     DROPPED: Domain.Event.ValueType  # 8
+    FORMED: Domain.Event.ValueType  # 9
+    """of several forms, the first of `scores` was chosen for it"""
 
     STAMP_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
@@ -591,6 +595,7 @@ class Domain(_message.Message):
     DOMAIN_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     OTHER_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
     event: Global___Domain.Event.ValueType
     seq: _builtins.int
     """sample that told, or the next one"""
@@ -600,6 +605,10 @@ class Domain(_message.Message):
     other: _builtins.int
     @_builtins.property
     def stamp(self) -> Global___Stamp: ...
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___Score]:
+        """of the forms, best first"""
+
     def __init__(
         self,
         *,
@@ -609,16 +618,50 @@ class Domain(_message.Message):
         domain: _builtins.int = ...,
         name: _builtins.str = ...,
         other: _builtins.int | None = ...,
+        scores: _abc.Iterable[Global___Score] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_other", b"_other", "other", b"other", "stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_other", b"_other", "domain", b"domain", "event", b"event", "name", b"name", "other", b"other", "seq", b"seq", "stamp", b"stamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_other", b"_other", "domain", b"domain", "event", b"event", "name", b"name", "other", b"other", "scores", b"scores", "seq", b"seq", "stamp", b"stamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__other: _TypeAlias = _typing.Literal["other"]  # noqa: Y015
     _WhichOneofArgType__other: _TypeAlias = _typing.Literal["_other", b"_other"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__other) -> _WhichOneofReturnType__other | None: ...
 
 Global___Domain: _TypeAlias = Domain  # noqa: Y015
+
+@_typing.final
+class Score(_message.Message):
+    """How a form of the learner ranked on the samples of a new domain."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORM_FIELD_NUMBER: _builtins.int
+    ZICO_FIELD_NUMBER: _builtins.int
+    NASWOT_FIELD_NUMBER: _builtins.int
+    CONDITION_FIELD_NUMBER: _builtins.int
+    RANK_FIELD_NUMBER: _builtins.int
+    form: _builtins.str
+    zico: _builtins.float
+    naswot: _builtins.float
+    condition: _builtins.float
+    rank: _builtins.float
+    def __init__(
+        self,
+        *,
+        form: _builtins.str = ...,
+        zico: _builtins.float = ...,
+        naswot: _builtins.float = ...,
+        condition: _builtins.float = ...,
+        rank: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["condition", b"condition", "form", b"form", "naswot", b"naswot", "rank", b"rank", "zico", b"zico"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Score: _TypeAlias = Score  # noqa: Y015
 
 @_typing.final
 class Label(_message.Message):

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from edgecl import guard, resident
 from edgecl.bank import SOURCE
 from edgecl.bundle import Bundle, read_canaries, read_state
+from edgecl.forms import SAMPLES, Scored, choose
 from edgecl.guard import Guard, Verdict
 from edgecl.journal import Guard as GuardRecord
 from edgecl.journal import Record, Update
@@ -67,7 +68,9 @@ class Learning:
         now_ns: Callable[[], int],
         note: Callable[[Record], None],
     ) -> None:
-        self.built = read_state(bundle)
+        self._built = {form: read_state(bundle, form) for form in bundle.manifest.layouts}
+        self.built = self._built[""]
+        """The source's, as built."""
         self._manifest: Manifest = bundle.manifest
         self._programs = programs
         self._preprocess = Preprocess(self._manifest.input)
@@ -80,20 +83,45 @@ class Learning:
         for domain, state in ({SOURCE: self.built} | dict(resumed)).items():
             self.begin(domain, state)
 
-    def begin(self, domain: int, state: State | None = None) -> None:
-        """A domain begins, from this state or as built."""
-        state = state or self.built
+    def begin(self, domain: int, state: State | None = None, *, form: str = "") -> None:
+        """A domain begins, from this state or as a form is built."""
+        state = state or self._built[form]
         canaries = len(self._canaries) > 0 and bool(self._manifest.learner.trained)
         guard = Guard(self._manifest.guard, len(self._manifest.classes), canaries=canaries)
         self._tracks[domain] = Track(state, state, guard)
+
+    def form(self, domain: int, samples: Sequence[npt.NDArray[Any]]) -> list[Scored]:
+        """Choose the form of a domain by its own samples, and let it begin anew where that is another one.
+
+        Gives the ranking, best first. Raises ProgramError.
+        """
+        x = self._preprocess.batch(samples[-SAMPLES:])
+        answers = np.concatenate([self._run("infer", self.built, part, None)["logits"] for part in self._parts(x)])
+        y = np.eye(answers.shape[1], dtype=np.float32)[answers[: len(x)].argmax(1)]
+        ranking = choose(self._manifest, self._programs, list(self._built.values()), x, y)
+        if ranking[0].form != self._manifest.form_of(self[domain].layout):
+            self.begin(domain, form=ranking[0].form)
+        return ranking
+
+    def _parts(self, x: Floats) -> list[Floats]:
+        """Batches of the size that `infer` takes, the last one filled up with its own samples."""
+        size = self._manifest.method("infer").batch
+        return [x[np.resize(np.arange(start, min(start + size, len(x))), size)] for start in range(0, len(x), size)]
 
     def forget(self, domain: int) -> None:
         """A domain is gone."""
         self._tracks.pop(domain, None)
 
     def merge(self, one: int, other: int) -> None:
-        """The state of `one` becomes the mean of both, weighted by their updates; `other` is gone."""
+        """The state of `one` becomes the mean of both, weighted by their updates; `other` is gone.
+
+        Of two different forms the state with more updates stays, as there is no mean.
+        """
         first, second = self[one], self[other]
+        if first.layout != second.layout:
+            self.forget(other)
+            self.begin(one, max(first, second, key=lambda state: state.step))
+            return
         weight = second.step / max(1, first.step + second.step)
         theta, slots = (
             (1 - weight) * a + weight * b for a, b in ((first.theta, second.theta), (first.slots, second.slots))
@@ -164,13 +192,15 @@ class Learning:
         Canaries are source samples. Statistics that have followed the stream elsewhere answer them badly and are none
         the worse for it; what gradients changed should still do the source task.
         """
-        theta = self.built.theta.copy()
-        for piece in self._manifest.layout.theta:
-            if piece.name in self._manifest.learner.trained:
+        form = self._manifest.form_of(state.layout)
+        built, trained = self._built[form], self._manifest.trained(form)
+        theta = built.theta.copy()
+        for piece in state.layout.theta:
+            if piece.name in trained:
                 there = slice(piece.offset, piece.offset + piece.size)
                 theta[there] = state.theta[there]
-        mixed = replace(self.built, theta=theta)
-        batch = self._manifest.method("infer").batch
+        mixed = replace(built, theta=theta)
+        batch = self._manifest.method("infer", form=form).batch
         right, count = 0, len(self._canaries)
         for start in range(0, count, batch):
             places = [i % count for i in range(start, start + batch)]  # the last batch begins again at the front
@@ -189,16 +219,17 @@ class Learning:
         if y is not None:
             given["y"] = y
         given["noise"] = noise(self._seed, state.step, self._manifest.learner.noise)
-        out = self._programs.call(self._manifest.method(kind, len(x)), **given)
+        out = self._programs.call(self._manifest.method(kind, len(x), self._manifest.form_of(state.layout)), **given)
         return {"theta": state.theta, "slots": state.slots} | out  # what has no elements is no output
 
     def _roll_back(self, verdict: Verdict, after: State, track: Track, domain: int) -> None:
-        reset = track.good is self.built
+        built = self._built[self._manifest.form_of(track.state.layout)]
+        reset = track.good is built
         restored = replace(track.good, step=after.step, seen=after.seen)
         action = GuardRecord.RESET if reset else GuardRecord.ROLLED_BACK
         self._acted(action, verdict.reason, verdict.detail, restored, domain)
         track.state = restored
-        track.good = self.built  # until another state passes: what led astray once is not gone back to twice
+        track.good = built  # until another state passes: what led astray once is not gone back to twice
 
     def _acted(self, action: GuardRecord.Action.ValueType, reason: str, detail: str, state: State, domain: int) -> None:
         self._note(

@@ -85,7 +85,7 @@ class Loop:
             selftest.once(self.bundle, state_directory / "tested", engine=settings.engine)
             most = domains(settings, manifest)
             self._checkpoints = checkpoints.Checkpoints(state_directory / "learned" / manifest.lineage)
-            self.resumed = self._checkpoints.newest(manifest.layout)
+            self.resumed = self._checkpoints.newest(*manifest.layouts.values())
             learned = self.resumed.learned if self.resumed else None
             self.checkpoint = self.resumed.path if self.resumed else None
             self._place = _place(learned, source, again)
@@ -130,6 +130,7 @@ class Loop:
                 routing(self.bundle, settings, learned),
                 later=self._later,
                 settled=self._checkpoint,
+                note=self._note,
             )
             self._seq = max(self._seq, *(state.seen for state in self._learned().states.values()))
             self._journal = stack.enter_context(
@@ -214,7 +215,7 @@ class Loop:
         x = self._preprocess.check(x)
         position = self._next if position is None else position
         with self._turn:
-            seen = self._domains.see(self._preprocess.batch([x]))
+            seen = self._domains.see(x, self._preprocess.batch([x]), self._seq)
             for turn in seen.turns:
                 self._note(records.turn(turn, self._domains.name(turn.domain), self._seq))
             likeness = self._detector(seen.taps) if self._detector else None

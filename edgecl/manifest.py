@@ -7,6 +7,7 @@ identity of a bundle is the sha256 of these bytes, so the encoding is fixed: two
 import hashlib
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -75,6 +76,8 @@ class Method(Record, frozen=True):
     """Delegate calls in the method; one, unless the learner accepts operators outside."""
     outside: tuple[str, ...]
     """Operators that stayed outside the delegate, by name."""
+    form: str = ""
+    """The form that it runs; empty for the first."""
 
 
 class Piece(Record, frozen=True):
@@ -148,6 +151,16 @@ class Learner(Record, frozen=True):
     """Whether it has an `adapt` method."""
     trained: tuple[Name, ...] = ()
     """Pieces of theta that gradients change; the canaries are answered with these, and all else as built."""
+
+
+class Form(Record, frozen=True):
+    """One form of a learner: what a domain's state may be. edgecl/forms.py chooses among several."""
+
+    name: Name
+    layout: Layout
+    trained: tuple[Name, ...]
+    gates: Dimension
+    """K, inputs of activations that `score` tells."""
 
 
 class Guard(Record, frozen=True):
@@ -255,6 +268,9 @@ class Manifest(Record, frozen=True):
     classes: tuple[str, ...]
     input: Input
     layout: Layout
+    """Of the first form."""
+    forms: tuple[Form, ...]
+    """All of them, where there are several; the first answers until another is chosen."""
     methods: Annotated[tuple[Method, ...], msgspec.Meta(max_length=MAX_METHODS)]
     features: Dimension
     """F, the width of `taps`."""
@@ -272,17 +288,30 @@ class Manifest(Record, frozen=True):
     """Names and versions of what built it."""
     files: Annotated[tuple[File, ...], msgspec.Meta(max_length=MAX_FILES)]
 
-    def method(self, kind: Kind, batch: int | None = None) -> Method:
-        """The method of a kind, at a batch size or at the largest one.
+    def method(self, kind: Kind, batch: int | None = None, form: str = "") -> Method:
+        """The method of a kind and form, at a batch size or at the largest one.
 
         Raises BundleError when the bundle has none.
         """
-        found = [m for m in self.methods if m.kind == kind and (batch is None or m.batch == batch)]
+        found = [m for m in self.methods if m.kind == kind and m.form == form and (batch is None or m.batch == batch)]
         if not found:
             wanted = kind if batch is None else f"{kind} at batch {batch}"
             have = ", ".join(m.name for m in self.methods)
             raise BundleError(f"{self.name}: no method {wanted} (it has {have}); build the bundle with it")
         return max(found, key=lambda m: m.batch)
+
+    @property
+    def layouts(self) -> Mapping[str, Layout]:
+        """By form, the first one under the empty name."""
+        return {"": self.layout} | {form.name: form.layout for form in self.forms[1:]}
+
+    def trained(self, form: str) -> tuple[str, ...]:
+        """Pieces of a form's theta that gradients change."""
+        return next((one.trained for one in self.forms[1:] if one.name == form), self.learner.trained)
+
+    def form_of(self, layout: Layout) -> str:
+        """The form whose states have this layout; empty for the first."""
+        return next((name for name, own in self.layouts.items() if own is layout or own == layout), "")
 
     def has(self, kind: Kind) -> bool:
         """Whether the bundle has a method of this kind."""
@@ -328,21 +357,19 @@ def _contradictions(m: Manifest) -> list[str]:
     if m.input.kind == "image" and len(m.input.shape) != 3:
         return [f"input.shape: {list(m.input.shape)} is not height, width, channels"]
     problems: list[str] = []
-    for kind, pieces in (("theta", m.layout.theta), ("slots", m.layout.slots)):
-        end = 0
-        for piece in pieces:
-            if piece.offset != end:
-                problems.append(f"layout.{kind}.{piece.name}: offset {piece.offset}, the piece before ends at {end}")
-            end += piece.size
-        if len({piece.name for piece in pieces}) != len(pieces):
-            problems.append(f"layout.{kind}: a name stands twice")
-    for vector in (m.layout.theta_size, m.layout.slots_size):
-        if vector > MAX_ELEMENTS:
-            problems.append(f"layout: a vector of {vector} elements")
+    for layout in (m.layout, *(form.layout for form in m.forms)):
+        problems += _wrong_layout(layout)
+    if m.forms and (m.forms[0].layout, m.forms[0].trained) != (m.layout, m.learner.trained):
+        problems.append("forms: the first one is not that of layout and learner")
+    if len(m.forms) == 1 or len({form.name for form in m.forms}) != len(m.forms):
+        problems.append("forms: one alone, or a name stands twice")
+    if len({form.layout.digest for form in m.forms}) != len(m.forms):
+        problems.append("forms: two have the same layout")
     if len({method.name for method in m.methods}) != len(m.methods):
         problems.append("methods: a name stands twice")
-    if not any(method.kind == "infer" and method.batch == 1 for method in m.methods):
-        problems.append("methods: none infers one sample")
+    for name in m.layouts:
+        if not any((method.kind, method.batch, method.form) == ("infer", 1, name) for method in m.methods):
+            problems.append("methods: none infers one sample" + (f" of form {name}" if name else ""))
     for method in m.methods:
         problems += [f"methods.{method.name}: {p}" for p in _wrong_shapes(m, method)]
     if len({file.path for file in m.files}) != len(m.files):
@@ -370,6 +397,22 @@ def _contradictions(m: Manifest) -> list[str]:
     return problems
 
 
+def _wrong_layout(layout: Layout) -> list[str]:
+    problems: list[str] = []
+    for kind, pieces in (("theta", layout.theta), ("slots", layout.slots)):
+        end = 0
+        for piece in pieces:
+            if piece.offset != end:
+                problems.append(f"layout.{kind}.{piece.name}: offset {piece.offset}, the piece before ends at {end}")
+            end += piece.size
+        if len({piece.name for piece in pieces}) != len(pieces):
+            problems.append(f"layout.{kind}: a name stands twice")
+    for vector in (layout.theta_size, layout.slots_size):
+        if vector > MAX_ELEMENTS:
+            problems.append(f"layout: a vector of {vector} elements")
+    return problems
+
+
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
 
@@ -381,16 +424,20 @@ def sample_shape(given: Input) -> tuple[int, ...]:
     return given.shape
 
 
-def signature(m: Manifest, kind: Kind, batch: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def signature(m: Manifest, kind: Kind, batch: int, form: str = "") -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Inputs and outputs that a method of this kind and batch must have; a tensor without elements is left out.
 
-    `y` is one row of class probabilities a sample: one-hot for a label, all zero for a sample to leave out.
+    `y` is one row of class probabilities a sample: one-hot for a label, all zero for a sample to leave out. What
+    `score` gives for one sample: the gradients by theta of its summed logits and of its cross-entropy (zero for pieces
+    that are not trained), and the inputs of the activations above the first adaptor.
     """
 
     def floats(name: str, *shape: int) -> Tensor:
         return Tensor(name=name, dtype="float32", shape=shape)
 
-    theta, slots = floats("theta", m.layout.theta_size), floats("slots", m.layout.slots_size)
+    layout = m.layouts[form]
+    gates = next((one.gates for place, one in enumerate(m.forms) if (one.name if place else "") == form), 0)
+    theta, slots = floats("theta", layout.theta_size), floats("slots", layout.slots_size)
     x = floats("x", batch, *sample_shape(m.input))
     logits, taps = floats("logits", batch, len(m.classes)), floats("taps", batch, m.features)
     noise, hyper = floats("noise", m.learner.noise), floats("hyper", len(m.learner.hyper))
@@ -400,17 +447,23 @@ def signature(m: Manifest, kind: Kind, batch: int) -> tuple[tuple[Tensor, ...], 
         "infer": ([theta, x], [logits, taps]),
         "adapt": ([theta, slots, x, noise, hyper], [logits, taps, theta, slots, report]),
         "learn": ([theta, slots, x, y, hyper], [theta, slots, report]),
-        "score": ([], []),
+        "score": (
+            [theta, x, y],
+            [floats("tangent", layout.theta_size), floats("gradient", layout.theta_size), floats("gates", gates)],
+        ),
     }[kind]
     return tuple(t for t in inputs if 0 not in t.shape), tuple(t for t in outputs if 0 not in t.shape)
 
 
 def _wrong_shapes(m: Manifest, method: Method) -> list[str]:
     problems: list[str] = []
-    if method.kind == "score":
-        return problems
+    if method.form not in m.layouts:
+        return [f"there is no form {method.form}"]
     for side, have, want in zip(
-        ("inputs", "outputs"), (method.inputs, method.outputs), signature(m, method.kind, method.batch), strict=True
+        ("inputs", "outputs"),
+        (method.inputs, method.outputs),
+        signature(m, method.kind, method.batch, method.form),
+        strict=True,
     ):
         if have != want:
             problems.append(f"{side} {_shown(have)} where {_shown(want)} is needed")

@@ -101,10 +101,10 @@ def dump(state: State) -> bytes:
     return safetensors.numpy.save(tensors, metadata={"edgecl": msgspec.json.encode(header).decode()})
 
 
-def load(path: Path, layout: Layout) -> State:
-    """Read a state that follows this layout.
+def load(path: Path, *layouts: Layout) -> State:
+    """Read a state that follows one of these layouts.
 
-    Raises BundleError: it belongs to another layout. StoreError: missing, damaged, or with a number that is not finite.
+    Raises BundleError: it follows another. StoreError: missing, damaged, or with a number that is not finite.
     """
     try:
         size = os.stat(path).st_size
@@ -119,7 +119,8 @@ def load(path: Path, layout: Layout) -> State:
         raise StoreError(f"{path}: not a state file: {error}; delete it, or give another state") from None
     if header.format != FORMAT or set(tensors) != {"theta", "slots"}:
         raise StoreError(f"{path}: not an edgecl state; give a file that edgecl wrote")
-    if header.layout != layout.digest:
+    layout = next((one for one in layouts if header.layout == one.digest), None)
+    if not layout:
         raise BundleError(f"{path}: this state belongs to another bundle (layouts differ); give another --state")
     state = State(layout, tensors["theta"], tensors["slots"], header.step, header.seen)
     if not state.finite:

@@ -28,7 +28,7 @@ from edgecl.manifest import Head as HeadRecord
 from edgecl.manifest import Learner as LearnerRecord
 from edgecl.measure import Measured
 from edgecl.state import State
-from export import parity, trace
+from export import forms, parity, trace
 from export.calibrate import calibrate
 from export.compile import BASE_BYTES, Compiled, compile_learner, over, within
 from export.detector import Made, fit
@@ -87,17 +87,18 @@ def build(project: Project, destination: Path, *, fit: bool = False, say: Say = 
     held_out = SourceData(*project.data(tables.data.held_out), project.given) if tables.data.held_out else train
     say(f"model: {tables.model.factory}, {len(train)} source samples")
     learner = make_learner(project, train, say)
+    made = forms.forms(project, learner)
     x = train.inputs(train.spread_out(max(2, tables.learner.batch)))
     budget = budget_bytes(project)
     say(f"compiling {tables.learner.name} for batches of {tables.learner.batch}")
     compiled = within(
-        lambda size, recompute: compile_learner(learner, x, size, len(tables.model.classes), recompute=recompute),
+        lambda size, recompute: compile_learner(made, x, size, len(tables.model.classes), recompute=recompute),
         tables.learner.batch,
         budget,
         fit=fit,
         say=say,
     )
-    found = parity.check(compiled, learner, train, int8=tables.build.quantize == "int8")
+    found = parity.check(compiled, learner.noise, train, int8=tables.build.quantize == "int8")
     say("measuring memory")
     measured = _measure(compiled)
     if budget and measured.resident_bytes > budget:
@@ -111,10 +112,10 @@ def build(project: Project, destination: Path, *, fit: bool = False, say: Say = 
     canaries = _canaries(held_out, tables.build.canaries)
     accuracy = _accuracy(learner, held_out, held_out.spread_out(CALIBRATION_SAMPLES))
     canaries_right = _accuracy(learner, held_out, canaries)
-    manifest = _manifest(project, learner, compiled, measured, detector, router, len(canaries), canaries_right)
+    manifest = _manifest(project, made, compiled, measured, detector, router, len(canaries), canaries_right)
     files = {
         contents.PROGRAM: compiled.lowered.pte,
-        contents.STATE: state.dump(_state(learner)),
+        **{contents.state_file(form): state.dump(_state(one)) for form, one in made.items()},
         contents.VECTORS: safetensors.numpy.save(dict(sorted(found.vectors.items()))),
         contents.CANARIES: safetensors.numpy.save({"x": held_out.x[canaries], "y": held_out.y[canaries]}),
     }
@@ -326,7 +327,7 @@ def _state(learner: Learner) -> State:
 
 def _manifest(
     project: Project,
-    learner: Learner,
+    made: Mapping[str, Learner],
     compiled: Compiled,
     measured: Measured,
     detector: Made | None,
@@ -334,7 +335,12 @@ def _manifest(
     canaries: int,
     accuracy: float,
 ) -> Manifest:
-    tables, classes = project.tables, len(project.tables.model.classes)
+    tables, classes, learner = project.tables, len(project.tables.model.classes), made[""]
+    gates = {
+        form: compiled.methods[name].run(*compiled.methods[name].example)[2].numel()
+        for form in made
+        if (name := f"{form}.score_b1" if form else "score_b1") in compiled.methods
+    }
     costs = {cost.method: cost for cost in measured.costs}
     methods = []
     for name, flat in compiled.methods.items():
@@ -346,7 +352,8 @@ def _manifest(
             workspace_bytes=_settled(costs[name].workspace_bytes, estimate.workspace_bytes),
             planned_bytes=compiled.lowered.planned_bytes[name],
         )
-        kind, _, size = name.partition("_b")
+        form, _, plain = name.rpartition(".")
+        kind, _, size = plain.partition("_b")
         methods.append(
             Method(
                 name=name,
@@ -357,6 +364,7 @@ def _manifest(
                 memory=memory,
                 delegates=1,
                 outside=(),
+                form=form,
             )
         )
     answering, *others = (method.memory for method in methods)
@@ -384,6 +392,7 @@ def _manifest(
         classes=tables.model.classes,
         input=project.given,
         layout=trace.layout(learner),
+        forms=forms.records(project, made, gates),
         methods=tuple(methods),
         features=learner.encoder.features,
         taps=tuple(Tap(name=tap.name, channels=tap.shape[0]) for tap in learner.encoder.taps),

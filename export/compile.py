@@ -1,7 +1,7 @@
 """From a learner to one program: traces and leans its methods, and keeps them within a memory budget."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, fx
 
@@ -52,18 +52,25 @@ def wanted(learner: Learner, batch: int) -> list[tuple[Kind, int]]:
     return list(dict.fromkeys([("infer", 1), *((kind, batch) for kind in kinds)]))
 
 
-def compile_learner(learner: Learner, x: Tensor, batch: int, classes: int, *, recompute: bool = False) -> Compiled:
-    """Compile every method; `x` is float samples [n, ...], n >= 1. `recompute` spends time to save memory.
+def compile_learner(
+    forms: Mapping[str, Learner], x: Tensor, batch: int, classes: int, *, recompute: bool = False
+) -> Compiled:
+    """Compile every method of every form; `x` is float samples [n, ...], n >= 1.
+
+    `recompute` spends time to save memory. The first form's name is empty. Several forms get a `score` each, by which
+    the board chooses.
 
     Raises ProjectError naming operators that XNNPACK does not have.
     """
     methods, graphs = {}, {}
-    for kind, size in wanted(learner, batch):
-        example = x[[i % len(x) for i in range(size)]]
-        method = trace.methods(learner, kind, size, example, classes)
-        graph = lean(trace.trace(method), method.example, parts=1 if recompute else None)
-        methods[method.name] = method
-        graphs[method.name] = rematerialise(graph, arithmetic=recompute)
+    for form, learner in forms.items():
+        for kind, size in (*wanted(learner, batch), *([("score", 1)] if len(forms) > 1 else [])):
+            example = x[[i % len(x) for i in range(size)]]
+            method = trace.methods(learner, kind, size, example, classes)
+            method = replace(method, name=f"{form}.{method.name}" if form else method.name)
+            graph = lean(trace.trace(method), method.example, parts=1 if recompute else None)
+            methods[method.name] = method
+            graphs[method.name] = rematerialise(graph, arithmetic=recompute)
     return Compiled(batch, methods, graphs, lower(graphs))
 
 

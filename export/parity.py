@@ -19,7 +19,6 @@ from edgecl.engine import open_program
 from edgecl.errors import ProjectError
 from edgecl.learning import noise
 from export.compile import Compiled
-from export.learners import Learner
 from export.source_data import SourceData
 from export.trace import Flat
 
@@ -40,15 +39,17 @@ class Parity:
     """Method: the largest distance of its outputs."""
 
 
-def check(compiled: Compiled, learner: Learner, data: SourceData, *, int8: bool) -> Parity:
-    """Run every method once, compiled and eagerly. Raises ProjectError: one is not what its eager function is."""
+def check(compiled: Compiled, noises: int, data: SourceData, *, int8: bool) -> Parity:
+    """Run every method once, compiled and eagerly; `noises` are random numbers that a step takes.
+
+    Raises ProjectError: one is not what its eager function is."""
     vectors: dict[str, Array] = {}
     distance: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / PROGRAM
         path.write_bytes(compiled.lowered.pte)
         for name, method in compiled.methods.items():
-            given = _inputs(method, learner, data)
+            given = _inputs(method, noises, data)
             program = open_program(path, methods=[name])
             try:
                 out = program.execute(name, [given[tensor] for tensor in method.inputs])
@@ -70,13 +71,13 @@ def check(compiled: Compiled, learner: Learner, data: SourceData, *, int8: bool)
     return Parity(vectors, distance)
 
 
-def _inputs(method: Flat, learner: Learner, data: SourceData) -> dict[str, Array]:
+def _inputs(method: Flat, noises: int, data: SourceData) -> dict[str, Array]:
     """State as built, and source samples."""
     given = dict(zip(method.inputs, (value.numpy() for value in method.example), strict=True))
     places = np.resize(data.spread_out(len(given["x"])), len(given["x"]))
     given["x"] = data.inputs(places).numpy()
     if "noise" in given:
-        given["noise"] = noise(0, 0, learner.noise)
+        given["noise"] = noise(0, 0, noises)
     if "y" in given:
         given["y"] = np.eye(given["y"].shape[1], dtype=np.float32)[data.y[places]]
     return {name: np.ascontiguousarray(array) for name, array in given.items()}

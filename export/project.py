@@ -71,6 +71,8 @@ class LearnerChoice(Section, frozen=True, kw_only=True):
     """Passed to the learner as keyword arguments."""
     hyper: dict[str, float] = {}
     """Numbers that a step takes at run time, instead of the learner's defaults."""
+    forms: dict[str, dict[str, Any]] = {}
+    """Other settings of it, by name: the board chooses among these forms for each new domain."""
 
 
 class Warmup(Section, frozen=True, kw_only=True):

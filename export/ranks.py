@@ -1,13 +1,8 @@
-"""Ranks, and how well two of them agree."""
+"""How well two rankings agree."""
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from math import sqrt
-
-
-def ranks(values: Sequence[float]) -> list[float]:
-    """Rank of each from 0, the highest first; those that are equal share the mean of their places."""
-    return [sum(other > value for other in values) + (sum(o == value for o in values) - 1) / 2 for value in values]
 
 
 def kendall(

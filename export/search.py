@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from edgecl.errors import ProjectError
+from edgecl.proxies import condition, naswot, rank_sums, zico
 from export import proxies
 from export.above import above
 from export.adaptors import ADAPTORS
@@ -21,7 +22,6 @@ from export.candidates import Candidate, Say, Sized
 from export.encoder import Encoder
 from export.learners import Pieces
 from export.learners.adaptor import Adaptor
-from export.ranks import ranks
 
 SCORED: Final = 32
 """Samples in a batch that is scored: two for ZiCo, the first of them for NASWOT, half of it for the kernel."""
@@ -93,7 +93,7 @@ def score(encoder: Encoder, domain: Domain, wanted: Sequence[Candidate], *, seed
                 learner = candidate.learner(upper, seed=seed + draw)
                 found[candidate].append(_proxies(learner, _drawn(learner.start, seed + draw), batches))
     each = [[found[candidate][draw] for candidate in wanted] for draw in range(DRAWS)]
-    summed = [_rank_sums(scores) for scores in each]
+    summed = [rank_sums(scores) for scores in each]
     return [
         Scores(
             zico=fmean(scores[place][0] for scores in each),
@@ -107,18 +107,12 @@ def score(encoder: Encoder, domain: Domain, wanted: Sequence[Candidate], *, seed
 
 def _proxies(learner: Adaptor, pieces: Pieces, batches: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float, float]:
     x = batches[0][0]
+    gradients = proxies.gradients_of(learner.logits, pieces, batches)
     return (
-        proxies.zico(proxies.gradients_of(learner.logits, pieces, batches)),
-        proxies.naswot(proxies.codes_of(learner.logits, pieces, x)),
-        proxies.condition(proxies.jacobian_of(learner.logits, pieces, x[: SCORED // 2])),
+        zico({name: g.numpy() for name, g in gradients.items()}),
+        naswot([code.numpy() for code in proxies.codes_of(learner.logits, pieces, x)]),
+        condition(proxies.jacobian_of(learner.logits, pieces, x[: SCORED // 2]).numpy()),
     )
-
-
-def _rank_sums(scores: Sequence[tuple[float, float, float]]) -> list[float]:
-    """Place by the sum of the ranks of ZiCo, NASWOT and -kappa."""
-    columns = zip(*((zico, naswot, -kappa) for zico, naswot, kappa in scores), strict=True)
-    sums = [sum(three) for three in zip(*(ranks(column) for column in columns), strict=True)]
-    return ranks([-total for total in sums])
 
 
 def accuracies(

@@ -8,7 +8,10 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from edgecl.manifest import Layout, Piece
-from export.learners import Learner, Pieces, Step, adapts, trains
+from export.learners import Learner, Pieces, Step, adapts, scored, trains
+from export.objectives import cross_entropy
+from export.optimizers import leaves
+from export.proxies import Gates
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,19 @@ def methods(learner: Learner, kind: str, batch: int, x: Tensor, classes: int) ->
         step = learner.learn(split(theta, form.theta), split(slots, form.slots), x, y, named(hyper))
         return after(step, theta, slots)
 
+    def score(theta: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        assert scored(learner)
+        pieces = split(theta, form.theta)
+        params = leaves(pieces, list(learner.trained))
+        gates = Gates()
+        with gates:
+            logits = learner.logits(pieces | params, x)
+        loss = cross_entropy(logits, y).mean()
+        grads = [torch.autograd.grad(value, list(params.values()), retain_graph=True) for value in (logits.sum(), loss)]
+        still = {name: torch.zeros_like(piece) for name, piece in pieces.items()}
+        tangent, gradient = (flat(still | dict(zip(params, part, strict=True))) for part in grads)
+        return tangent, gradient, torch.cat([value.reshape(-1) for value in gates.inputs]).detach()
+
     y = torch.zeros(batch, classes, dtype=x.dtype)
     table: dict[str, tuple[Callable[..., tuple[Tensor, ...]], Pieces, tuple[str, ...]]] = {
         "infer": (infer, {"theta": theta, "x": x}, ("logits", "taps")),
@@ -94,6 +110,7 @@ def methods(learner: Learner, kind: str, batch: int, x: Tensor, classes: int) ->
             {"theta": theta, "slots": slots, "x": x, "y": y, "hyper": hyper},
             ("theta", "slots", "report"),
         ),
+        "score": (score, {"theta": theta, "x": x, "y": y}, ("tangent", "gradient", "gates")),
     }
     run, given, outputs = table[kind]
     return _without_empty(f"{kind}_b{batch}", run, given, outputs)

@@ -113,6 +113,7 @@ def _manifest() -> Manifest:
             theta=(Piece(name="a", shape=(2, 3), offset=0), Piece(name="b", shape=(5,), offset=6)),
             slots=(Piece(name="m", shape=(2,), offset=0),),
         ),
+        forms=(),
         methods=(),
         features=7,
         taps=(Tap(name="layer1", channels=3), Tap(name="layer2:in", channels=4)),
@@ -217,6 +218,7 @@ def make_bundle(programs: Path) -> MakeBundle:
         layout=Layout(
             theta=(Piece(name="head", shape=(8, 4), offset=0),), slots=(Piece(name="mean", shape=(8, 4), offset=0),)
         ),
+        forms=(),
         methods=(),
         features=8,
         taps=(Tap(name="layer1", channels=8),),

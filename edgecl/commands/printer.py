@@ -24,6 +24,7 @@ TURNS: Final = {
     Domain.REFUSED: "{0.name} is not kept: there is no room for another domain",
     Domain.MERGED: "{0.name} is merged with domain {0.other}, as there is no room for both",
     Domain.ENTERED: "back in {0.name}",
+    Domain.FORMED: "{0.name} takes the form {0.scores[0].form}",
 }
 """What is said of a domain."""
 

@@ -73,6 +73,13 @@ class Trains(Learner, Protocol):
         """One update on x [B, ...] with y [B, C], class probabilities; a row of zeros leaves its sample out."""
 
 
+class Scored(Learner, Protocol):
+    """A learner of which a bundle may carry several forms, which the board ranks (edgecl/forms.py)."""
+
+    def logits(self, pieces: Pieces, x: Tensor) -> Tensor:
+        """Logits [B, C] of x [B, ...], differentiable in the trained pieces."""
+
+
 class Warms(Learner, Protocol):
     """A learner whose parameters are trained on source data before deployment (export/warmup.py)."""
 
@@ -97,6 +104,11 @@ def adapts(learner: Learner) -> TypeGuard[Adapts]:
 def trains(learner: Learner) -> TypeGuard[Trains]:
     """Whether it learns from labels."""
     return hasattr(learner, "learn")
+
+
+def scored(learner: Learner) -> TypeGuard[Scored]:
+    """Whether its forms can be ranked."""
+    return hasattr(learner, "logits")
 
 
 def warms(learner: Learner) -> TypeGuard[Warms]:

@@ -145,13 +145,13 @@ def test_a_program_that_computes_something_else_is_not_packed(tmp_path: Path) ->
     data = SourceData(*read.data(read.tables.data.train), read.given)
     learner = make_learner(read, data)
     x = data.inputs(slice(0, 4))
-    good = compile_learner(learner, x, 4, 3)
-    parity.check(good, learner, data, int8=False)
+    good = compile_learner({"": learner}, x, 4, 3)
+    parity.check(good, learner.noise, data, int8=False)
     for name, constant in learner.encoder.graph.named_buffers():
         if name.startswith("folded"):
             constant.mul_(1.1)  # the eager function is another one now
     with pytest.raises(ProjectError, match="compiled is"):
-        parity.check(good, learner, data, int8=False)
+        parity.check(good, learner.noise, data, int8=False)
 
 
 @pytest.mark.parametrize("form", ["bits", "full"])

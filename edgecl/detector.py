@@ -63,16 +63,29 @@ class Detector:
         projected = self._project((taps - self.fit.mean) / self.fit.scale)
         return hypervectors.bits(projected) if self._bits else projected
 
-    def similarities(self, code: Code) -> Floats:
-        """To the prototype of every class: [B, C]."""
+    def member(self, taps: Floats) -> Floats:
+        """What one sample of taps [F] adds to the sum that a prototype is made of, [D]."""
+        projected = self._project((taps[None] - self.fit.mean) / self.fit.scale)[0]
+        return np.where(projected > 0, np.float32(1), np.float32(-1)) if self._bits else projected
+
+    def prototypes(self, sums: Floats) -> Code:
+        """The prototypes that sums of members [n, D] make, one row each."""
+        return hypervectors.bits(sums) if self._bits else sums
+
+    def similarities(self, code: Code, added: Code | None = None) -> Floats:
+        """To the prototype of every class, those that were added behind the others: [B, C]."""
         if self._directions is None:
-            return hypervectors.bit_similarity(code, self.fit.prototypes)
-        cosines: Floats = hypervectors.unit(code) @ self._directions.T
+            rows = self.fit.prototypes if added is None else np.concatenate([self.fit.prototypes, added])
+            return hypervectors.bit_similarity(code, rows)
+        directions = self._directions
+        if added is not None:
+            directions = np.concatenate([directions, hypervectors.unit(added)])
+        cosines: Floats = hypervectors.unit(code) @ directions.T
         return cosines
 
-    def __call__(self, taps: Floats) -> Likeness:
-        """Look at the taps [F] of one sample."""
-        to_classes = self.similarities(self.encode(taps[None]))[0]
+    def __call__(self, taps: Floats, added: Code | None = None) -> Likeness:
+        """Look at the taps [F] of one sample; `added` are prototypes of further classes."""
+        to_classes = self.similarities(self.encode(taps[None]), added)[0]
         nearest = int(to_classes.argmax())
         similarity = float(to_classes[nearest])
         return Likeness(similarity, nearest, similarity < self.record.calibration.threshold)

@@ -50,6 +50,20 @@ class Seen:
     turns: tuple[Turn, ...]
 
 
+@dataclass(frozen=True)
+class Placed:
+    """A sample that was answered earlier."""
+
+    domain: int
+    """Of the bank, where it belongs."""
+    logits: Floats
+    """[C], of that domain's program."""
+    taps: Floats
+    """[F], of the network as built."""
+    white: Floats
+    """The same, whitened."""
+
+
 class Domains:
     """Used by the thread that answers, but for `settle`."""
 
@@ -123,11 +137,10 @@ class Domains:
         logits = self._teaching.logits(self.active, out["logits"][0], None)
         return Seen(self.active, state, logits, out["taps"][0] if "taps" in out else _NONE, ())
 
-    def place(self, domain: int, x: Floats) -> tuple[int, Floats, Floats]:
+    def place(self, domain: int, x: Floats) -> Placed:
         """Where one sample [1, ...] belongs that was answered in a domain, which may be gone by now.
 
-        Or its own was not known yet. Gives the domain of the bank, what its program says of the
-        sample [C], and the sample's whitened taps [F].
+        Or its own was not known yet.
         """
         first = self._call(self._learning.built, x)
         whitened = self._signatures.whitening(first["taps"]) if self._signatures else _NONE[None]
@@ -138,7 +151,8 @@ class Domains:
                 domain = nearest
         elif domain not in self.known:
             domain = SOURCE
-        return domain, self._call(self._learning[domain], x)["logits"][0], whitened[0]
+        logits = self._call(self._learning[domain], x)["logits"][0]
+        return Placed(domain, logits, first["taps"][0] if "taps" in first else _NONE, whitened[0])
 
     def collect(self, domain: int, x: npt.NDArray[Any], seq: int) -> Batch | None:
         """Put a sample aside for its domain to adapt to; the batch, when that makes one."""

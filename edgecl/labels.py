@@ -3,15 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from edgecl import tensors
 from edgecl.errors import StoreError
 
 FORMAT: Final = "edgecl-labels-1"
+
+Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -63,16 +66,30 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: str
 
 
-def dump(labels: Mapping[int, Known]) -> bytes:
-    """The bytes of a file; the same labels give the same bytes."""
+def dump(labels: Mapping[int, Known], members: Mapping[int, Floats]) -> bytes:
+    """The bytes of a file; the same labels give the same bytes.
+
+    `members`: by class that was added, the sum [D] that its prototype is made of.
+    """
     rows = np.array([(seq, known.label, known.domain) for seq, known in sorted(labels.items())], np.int64)
-    return tensors.dump(Header(FORMAT), {"labels": rows.reshape(-1, 3)})
+    classes = sorted(members)
+    sums = np.stack([members[label] for label in classes]) if classes else np.zeros((0, 0), np.float32)
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "classes": np.array(classes, np.int64),
+        "labels": rows.reshape(-1, 3),
+        "sums": sums,
+    }
+    return tensors.dump(Header(FORMAT), arrays)
 
 
-def load(path: Path) -> dict[int, Known]:
-    """Read labels. Raises StoreError: missing, damaged, or no labels."""
+def load(path: Path) -> tuple[dict[int, Known], dict[int, Floats]]:
+    """Read labels, and what prototypes are made of. Raises StoreError: missing, damaged, or no labels."""
     header, arrays = tensors.load(path, Header, "labels")
-    rows = arrays.get("labels", np.zeros(0))
-    if header.format != FORMAT or rows.ndim != 2 or rows.shape[1] != 3 or rows.dtype != np.int64 or (rows < 0).any():
+    rows, classes, sums = (arrays.get(name, np.zeros(0)) for name in ("labels", "classes", "sums"))
+    forms = [(part.dtype.name, part.ndim) for part in (rows, classes, sums)]
+    if header.format != FORMAT or forms != [("int64", 2), ("int64", 1), ("float32", 2)] or len(sums) != len(classes):
         raise StoreError(f"{path}: not labels that edgecl wrote; delete it")
-    return {seq: Known(label, domain) for seq, label, domain in rows.tolist()}
+    if rows.shape[1] != 3 or (rows < 0).any() or not np.isfinite(sums).all():
+        raise StoreError(f"{path}: not labels that edgecl wrote; delete it")
+    known = {seq: Known(label, domain) for seq, label, domain in rows.tolist()}
+    return known, dict(zip(classes.tolist(), sums, strict=True))

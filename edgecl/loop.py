@@ -118,6 +118,7 @@ class Loop:
             self._teaching = Teaching(
                 manifest,
                 read_head(self.bundle),
+                detector := read_detector(self.bundle),
                 self.resumed,
                 seed=settings.seed,
                 budget_bytes=settings.rehearsal_bytes,
@@ -171,7 +172,7 @@ class Loop:
             rehearse=settings.rehearse,
         )
         self._preprocess = Preprocess(manifest.input)
-        self._detector = read_detector(self.bundle)
+        self._detector = detector
         self._watch = Watch()
         self._next = self._place.position
         self._saved: Place | None = None
@@ -218,7 +219,7 @@ class Loop:
             seen = self._domains.see(x, self._preprocess.batch([x]), self._seq)
             for turn in seen.turns:
                 self._note(records.turn(turn, self._domains.name(turn.domain), self._seq))
-            likeness = self._detector(seen.taps) if self._detector else None
+            likeness = self._detector(seen.taps, self._teaching.prototypes) if self._detector else None
             answer = answer_of(self._seq, seen.logits, self._teaching.names, likeness, self._domains.name(seen.domain))
             latency_ns = self._clock.monotonic_ns() - start_ns
             self._note(

@@ -242,9 +242,17 @@ class Operations:
         x = samples.array(record)
         batch = self._preprocess.batch([self._preprocess.check(x)])
         with self._doing.turn:
-            domain, program, white = self._domains.place(record.domain, batch)
-        before = self._teaching.known.get(record.seq)
-        return Lesson(record.seq, label, domain, x, white, int(program.argmax()), before)
+            placed = self._domains.place(record.domain, batch)
+        return Lesson(
+            seq=record.seq,
+            label=label,
+            domain=placed.domain,
+            x=x,
+            taps=placed.taps,
+            white=placed.white,
+            program=int(placed.logits.argmax()),
+            before=self._teaching.known.get(record.seq),
+        )
 
     # parts
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from edgecl import head, labels, rehearsal
 from edgecl.bank import SOURCE, Bank, Domain
 from edgecl.checkpoints import Parts, Resumed
+from edgecl.detector import Code, Detector
 from edgecl.head import HEADS, START, Sums
 from edgecl.labels import Known
 from edgecl.learning import Batch
@@ -40,8 +41,10 @@ class Lesson:
     domain: int
     x: npt.NDArray[Any]
     """As its source gave it."""
+    taps: Floats
+    """[F], of the network as built."""
     white: Floats
-    """[F], whitened taps of the network as built."""
+    """The same, whitened."""
     program: int
     """The class that the program gave it."""
     before: Known | None
@@ -69,13 +72,17 @@ class Teaching:
         self,
         manifest: Manifest,
         source: Sums | None,
+        detector: Detector | None,
         resumed: Resumed | None,
         *,
         seed: int,
         budget_bytes: int,
     ) -> None:
         """`source`: the sums of source samples; without them there are no heads. Raises StoreError."""
-        self._manifest, self._source = manifest, source
+        self._manifest, self._source, self._detector = manifest, source, detector
+        self._members: dict[int, Floats] = {}  # by class that was added, the sum that its prototype is made of
+        self.prototypes: Code | None = None
+        """Of the classes that were added and have labels, for the detector."""
         self.added: tuple[str, ...] = resumed.learned.added if resumed else ()
         self._taught: dict[int, Taught] = {}
         self.known: dict[int, Known] = {}
@@ -84,7 +91,8 @@ class Teaching:
         if resumed and resumed.rehearsal:
             self._rehearsal = rehearsal.load(resumed.rehearsal, budget_bytes)
         if resumed and resumed.labels:
-            self.known = labels.load(resumed.labels)
+            self.known, self._members = labels.load(resumed.labels)
+            self._prototype()
         if resumed and source:
             for number, path in resumed.heads.items():
                 tries = ((a == "1", b == "1") for a, b in zip(*resumed.learned.tries[number].split("/"), strict=True))
@@ -137,9 +145,11 @@ class Teaching:
                 by_head = int(taught.sums.solve()(white)[0].argmax())
                 taught.tries.append((lesson.program == lesson.label, by_head == lesson.label))
                 taught.sums = taught.sums.add(white, label)
+            self._member(lesson, lesson.label, 1)
             self._rehearsal.remove(lesson.seq)
             self._rehearsal.add(Stored(lesson.seq, lesson.label, lesson.domain, lesson.x))
             self.known[lesson.seq] = Known(lesson.label, lesson.domain)
+        self._prototype()
 
     def batches(self, lessons: Sequence[Lesson], rehearse: int) -> list[Batch]:
         """Batches for `learn`: half new and half rehearsed samples; then `rehearse` times as many of rehearsed alone.
@@ -198,7 +208,7 @@ class Teaching:
         return Parts(
             heads={number: head.dump(taught.sums) for number, taught in self._taught.items()},
             rehearsal=rehearsal.dump(self._rehearsal) if len(self._rehearsal) else None,
-            labels=labels.dump(self.known) if self.known else None,
+            labels=labels.dump(self.known, self._members) if self.known else None,
         )
 
     def _start(self, domain: Domain) -> Sums:
@@ -217,6 +227,18 @@ class Teaching:
         taught = self._taught.get(lesson.before.domain)
         if taught:
             taught.sums = taught.sums.remove(lesson.white[None], np.array([lesson.before.label]))
+        self._member(lesson, lesson.before.label, -1)
+
+    def _member(self, lesson: Lesson, label: int, times: int) -> None:
+        """Add a sample to the prototype of its class, or take it off, where the class is not the bundle's."""
+        if self._detector and not self._in_program(label):
+            none = np.zeros(self._detector.record.dimensions, np.float32)
+            self._members[label] = self._members.get(label, none) + times * self._detector.member(lesson.taps)
+
+    def _prototype(self) -> None:
+        """Make the prototypes anew; a class that has lost its labels has none."""
+        sums = [self._members[label] for label in sorted(self._members) if self._members[label].any()]
+        self.prototypes = self._detector.prototypes(np.stack(sums)) if self._detector and sums else None
 
     def _in_program(self, label: int) -> bool:
         return label < len(self._manifest.classes)

@@ -51,6 +51,9 @@ def _facts(bundle: Bundle) -> list[tuple[str, str]]:
         ("classes", f"{len(m.classes)}: {_few(m.classes)}"),
         ("canaries", f"{m.canaries.count}, {m.canaries.accuracy:.1%} right as built; checked {canaries}"),
         ("novelty", _novelty(m)),
+        ("domains", _domains(m)),
+        ("head", f"{m.head.form}, taught by labels" if m.head else "none: labels teach the program alone"),
+        *([("forms", ", ".join(form.name for form in m.forms))] if m.forms else []),
         ("collapse", f"below {m.guard.entropy_floor:g} nats over {m.guard.window} answers"),
         ("budget", _mb(m.memory_budget_bytes) if m.memory_budget_bytes else "none"),
         ("requires", f"edgecl {m.requires.edgecl}, {m.requires.engine}, {arch}, {_mb(m.requires.memory_bytes)}"),
@@ -66,6 +69,15 @@ def _novelty(m: Manifest) -> str:
     found = m.detector
     form = "1 bit" if found.form == "bits" else "float32"
     return f"below similarity {found.calibration.threshold:.3f}, {found.dimensions} dimensions of {form}; taps {taps}"
+
+
+def _domains(m: Manifest) -> str:
+    if not m.router:
+        return "one, there are no taps to tell others by"
+    kept = f"{m.router.domains} at most, then {'merged' if m.router.full == 'merge' else 'refused'}"
+    return (
+        f"{kept if m.router.domains > 1 else 'one state follows the stream'}; signatures of {m.router.dimensions} bits"
+    )
 
 
 def _methods(methods: tuple[Method, ...]) -> str:

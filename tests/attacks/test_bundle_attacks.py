@@ -19,7 +19,7 @@ import pytest
 import safetensors.numpy
 import zstandard
 
-from edgecl import archive, bundle, contents, manifest, state, unpack
+from edgecl import archive, bundle, contents, head, manifest, state, unpack
 from edgecl.errors import BundleError
 from edgecl.manifest import File, Manifest
 
@@ -614,6 +614,83 @@ def test_a_manifest_that_lies_about_the_detector_is_refused(
     assert tiny_manifest.detector
     changed = msgspec.structs.replace(tiny_manifest, detector=msgspec.structs.replace(tiny_manifest.detector, **lie))
     refused_as_both(members_of(changed, tiny_files), tmp_path / "a", message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"blocks": np.full(25, np.nan, np.float32)}, "'blocks' holds numbers that are not finite"),
+        ({"blocks": np.zeros(24, np.float32)}, r"'blocks' is F32\[24\], the manifest says F32\[25\]"),
+        ({"mean": np.full(7, -np.inf, np.float32)}, "'mean' holds numbers that are not finite"),
+        ({"prototype": np.zeros(9, np.uint8)}, r"'prototype' is U8\[9\], the manifest says U8\[8\]"),
+        ({"prototype": None}, "it has no 'prototype'"),
+        ({"more": np.zeros(1)}, "'more' is not in the manifest"),
+    ],
+)
+def test_a_router_that_does_not_fit_is_refused(
+    changes: dict[str, npt.NDArray[Any] | None],
+    message: str,
+    tiny_manifest: Manifest,
+    tiny_files: dict[str, bytes],
+    tmp_path: Path,
+) -> None:
+    tensors = safetensors.numpy.load(tiny_files["router.safetensors"]) | changes
+    content = safetensors.numpy.save({name: tensor for name, tensor in tensors.items() if tensor is not None})
+    members = resealed(tiny_manifest, tiny_files, "router.safetensors", content)
+    refused_as_both(members, tmp_path / "a", rf"router\.safetensors: {message}")
+
+
+def head_of(features: int, classes: int, count: int) -> bytes:
+    """A head of random samples."""
+    random = np.random.default_rng(3)
+    empty = head.HEADS["lda"].empty(features, classes, 0)
+    return head.dump(empty.add(random.standard_normal((count, features)), random.integers(0, classes, count)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (head_of(6, 3, 9), "a head of .*, the bundle has"),
+        (head_of(7, 4, 9), "9 samples of 4 classes"),
+        (head_of(7, 2, 9), "it has 2 classes, the bundle 3"),
+        (head_of(7, 3, 0), "0 samples of 3 classes"),
+        (head_of(7, 3, 9)[:-8] + b"\xff" * 8, "its digest does not match|not finite"),
+        (b"", "not a head"),
+    ],
+)
+def test_a_head_that_does_not_fit_is_refused(
+    content: bytes, message: str, tiny_manifest: Manifest, tiny_files: dict[str, bytes], tmp_path: Path
+) -> None:
+    members = resealed(tiny_manifest, tiny_files, "head.safetensors", content)
+    refused_as_both(members, tmp_path / "a", rf"head\.safetensors: .*({message})")
+
+
+def form_of(made: Manifest, name: str, **changes: Any) -> manifest.Form:
+    """The manifest's own form, or one that is changed."""
+    plain = manifest.Form(name=name, layout=made.layout, trained=made.learner.trained, gates=0)
+    return msgspec.structs.replace(plain, **changes)
+
+
+def test_forms_that_contradict_each_other_are_refused(
+    tiny_manifest: Manifest, tiny_files: dict[str, bytes], tmp_path: Path
+) -> None:
+    first = form_of(tiny_manifest, "film")
+    layout = msgspec.structs.replace(tiny_manifest.layout, slots=())
+    other = form_of(tiny_manifest, "wide", layout=layout)
+    for number, (forms, message) in enumerate(
+        (
+            ((first,), "one alone, or a name stands twice"),
+            ((first, form_of(tiny_manifest, "film", layout=layout)), "one alone, or a name stands twice"),
+            ((other, first), "the first one is not that of layout and learner"),
+            ((first, form_of(tiny_manifest, "same")), "two have the same layout"),
+            ((first, other), "none infers one sample of form wide"),
+        )
+    ):
+        changed = msgspec.structs.replace(tiny_manifest, forms=forms)
+        refused_as_both(members_of(changed, tiny_files), tmp_path / str(number), message)
+    stray = msgspec.structs.replace(tiny_manifest.methods[0], name="wide.infer_b1", form="wide")
+    changed = msgspec.structs.replace(tiny_manifest, methods=(*tiny_manifest.methods, stray))
+    refused_as_both(members_of(changed, tiny_files), tmp_path / "stray", "there is no form wide")
 
 
 def test_float_canaries_that_are_not_finite_are_refused(

@@ -121,6 +121,29 @@ def test_a_new_class_is_learned_by_name_and_changes_nothing_stored(looped: Path,
         assert loop.classes[-1] == "emu" and loop.predict(bright(1, 4)[0]).label == "emu"
 
 
+def test_a_new_class_gets_a_prototype_and_the_others_keep_theirs(looped: Path, tmp_path: Path) -> None:
+    """So what belongs to it is like something known; and no more when its labels are taken back."""
+    settings = Settings(sync=True, keep_bytes=1 << 20, domains=8)
+    strange, source = bright(30, 3), noise(30, 4)
+
+    def alike(loop: Loop, images: Pixels) -> list[float]:
+        return [loop.predict(x).similarity or 0.0 for x in images]
+
+    with Loop(looped, tmp_path, settings) as loop:
+        seqs = predict(loop, strange)
+        before, of_source = alike(loop, strange), alike(loop, source)
+        loop.operations.add_class("emu")
+        assert alike(loop, strange) == before
+        loop.operations.label(given(seqs, "emu"))
+        after = alike(loop, strange)
+        assert all(new >= old for old, new in zip(before, after, strict=True)) and sum(after) > sum(before)
+        assert all(new >= old for old, new in zip(of_source, alike(loop, source), strict=True))
+    with Loop(looped, tmp_path, settings) as loop:
+        assert alike(loop, strange) == after
+        loop.operations.label(given(seqs, "owl"))
+        assert alike(loop, strange) == before
+
+
 def test_a_label_is_corrected(looped: Path, tmp_path: Path) -> None:
     heads = []
     for number, turns in enumerate((["owl", "yak"], ["yak"])):

@@ -1,10 +1,14 @@
 """The documents: their examples run, their commands and options exist, links lead somewhere, no field is left out."""
 
+import json
+import os
 import re
 import shutil
+import socket
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import click
 import msgspec
@@ -14,6 +18,7 @@ import pytest
 import edgecl
 from edgecl.cli import COMMANDS
 from edgecl.cli import edgecl as command_line
+from edgecl.control import REQUESTS, served
 from edgecl.devices import Profile
 from edgecl.settings import Settings
 from export import project as projects
@@ -23,7 +28,7 @@ from tests.export import projects as small
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
-EXAMPLES = [ROOT / "README.md", ROOT / "docs" / "guide" / "library.md"]
+EXAMPLES = [ROOT / "README.md", *(ROOT / "docs" / "guide" / name for name in ("library.md", "labels.md"))]
 FREELY = ('memory = "200 MB"', 'memory = "0 MB"')
 """This process has torch in it, more than any budget allows."""
 CLASSES = [str(number) for number in range(10)]
@@ -79,6 +84,9 @@ def test_commands_and_their_options_exist(path: Path) -> None:
         assert words[0] in COMMANDS, words
         command = command_line.get_command(context, words[0])
         assert command is not None
+        if isinstance(command, click.Group) and words[1:]:
+            assert words[1] in command.commands, words
+            command = command.commands[words[1]]
         options = {name for parameter in command.params for name in parameter.opts}
         used = {word.strip("[]").partition("=")[0] for word in words if word.strip("[").startswith("-")}
         assert used <= options | {"--help"}, words
@@ -106,6 +114,47 @@ def test_parts_of_edgecl_toml_have_fields_that_exist(path: Path) -> None:
 
 def test_every_command_has_a_document() -> None:
     assert {path.stem for path in (ROOT / "docs" / "commands").glob("*.md")} == set(COMMANDS)
+
+
+def test_every_command_of_a_group_is_told() -> None:
+    context = click.Context(command_line)
+    for name in COMMANDS:
+        group = command_line.get_command(context, name)
+        if isinstance(group, click.Group):
+            shown = {words[1] for words in commands(ROOT / "docs" / "commands" / f"{name}.md") if words[0] == name}
+            assert shown == set(group.commands), name
+
+
+def test_requests_are_answered_as_told(digits: Path, tmp_path: Path) -> None:
+    """All of the page on one loop that has founded a domain, but for what depends on the bundle."""
+    text = ROOT / "docs" / "formats" / "control.md"
+    lines = [line for block in re.findall(r"^```\n(.*?)^```", text.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+             for line in block.splitlines()]  # fmt: skip
+    told = list(zip(lines[::2], lines[1::2], strict=True))
+    asked = {json.loads(request)["do"] for request, _ in told}
+    assert {kind.__struct_config__.tag for kind in get_args(REQUESTS)} == asked - {"explode"}
+    dark = np.random.default_rng(0).integers(0, 60, (200, 8, 8, 3)).astype(np.uint8)
+    with edgecl.open(digits, state=tmp_path, domains=8, keep_bytes=1 << 20) as loop, served(loop.operations, tmp_path):
+        for image in dark:
+            loop.predict(image)
+        folder = os.open(tmp_path, os.O_RDONLY)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(f"/proc/self/fd/{folder}/socket")
+            stream = connection.makefile("rwb")
+            for request, answer in told:
+                stream.write(request.replace("/tmp/", f"{tmp_path}/").encode() + b"\n")
+                stream.flush()
+                assert plain(json.loads(stream.readline())) == plain(json.loads(answer)), request
+        os.close(folder)
+
+
+def plain(answer: Any) -> Any:
+    """Without the numbers that are those of a bundle."""
+    if isinstance(answer, list):
+        return [plain(one) for one in answer]
+    if isinstance(answer, dict):
+        return {key: key if key in ("step", "bytes", "digest", "updates") else plain(answer[key]) for key in answer}
+    return answer
 
 
 def test_every_document_is_in_the_table_of_the_readme() -> None:

@@ -62,6 +62,7 @@ def edgecl() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and give its exit code; what the codes mean stands in `edgecl/errors.py`."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: products here are small, and threads cost memory
     try:
         code = edgecl.main(arguments, prog_name="edgecl", standalone_mode=False)
         sys.stdout.flush()

@@ -11,6 +11,7 @@ import contextlib
 import os
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -129,7 +130,7 @@ def opened(directory: Path) -> Iterator[Ask]:
         with connection, connection.makefile("rwb") as stream:
             yield lambda request, kind: _ask(stream, request, kind)
     else:
-        with Loop(_bundle(directory), directory, Settings(sync=True)) as loop:
+        with Loop(_bundle(directory), directory, Settings(sync=True), source=None) as loop:
             yield lambda request, kind: perform(loop.operations, request)
 
 
@@ -149,13 +150,14 @@ def served(operations: Operations, directory: Path) -> Iterator[None]:
         except OSError as error:
             raise StoreError(f"{directory / SOCKET}: {error.strerror}; give another --state") from None
         stack.callback(_unlink, path)
-        closing = threading.Event()
-        thread = threading.Thread(target=_accept, args=(listener, operations, closing), daemon=True)
+        closing, busy = threading.Event(), threading.Lock()
+        thread = threading.Thread(target=_accept, args=(listener, operations, closing, busy), daemon=True)
         thread.start()
         try:
             yield
         finally:
-            closing.set()
+            with busy:  # what is being done is done before the loop closes
+                closing.set()
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)  # wakes up accept
             thread.join()
@@ -166,19 +168,22 @@ def _unlink(path: str) -> None:
         os.unlink(path)
 
 
-def _accept(listener: socket.socket, operations: Operations, closing: threading.Event) -> None:
+def _accept(listener: socket.socket, operations: Operations, closing: threading.Event, busy: threading.Lock) -> None:
     while not closing.is_set():
         try:
             connection, _ = listener.accept()
         except OSError:
             return
-        threading.Thread(target=_answer, args=(connection, operations), daemon=True).start()
+        threading.Thread(target=_answer, args=(connection, operations, closing, busy), daemon=True).start()
 
 
-def _answer(connection: socket.socket, operations: Operations) -> None:
+def _answer(connection: socket.socket, operations: Operations, closing: threading.Event, busy: threading.Lock) -> None:
     with connection, contextlib.suppress(OSError), connection.makefile("rwb") as stream:
         while line := stream.readline(MAX_LINE_BYTES):
-            stream.write(msgspec.json.encode(_reply(operations, line)) + b"\n")
+            with busy:
+                over = _Reply(refused="the loop has ended; ask again", code=1)
+                reply = over if closing.is_set() else _reply(operations, line)
+            stream.write(msgspec.json.encode(reply) + b"\n")
             stream.flush()
 
 
@@ -191,6 +196,9 @@ def _reply(operations: Operations, line: bytes) -> _Reply:
         return _Reply(done=msgspec.Raw(msgspec.json.encode(perform(operations, request))))
     except EdgeclError as error:
         return _Reply(refused=str(error), code=error.exit_code)
+    except Exception as error:
+        traceback.print_exc()  # of the loop, which goes on
+        return _Reply(refused=f"{type(error).__name__}: {error}; this is a bug in edgecl", code=1)
 
 
 def _ask(stream: Any, request: Request, kind: Any) -> Any:

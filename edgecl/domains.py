@@ -108,6 +108,11 @@ class Domains:
         return self._router is not None
 
     @property
+    def waiting(self) -> bool:
+        """Whether some samples have been put aside that do not make a batch yet."""
+        return bool(self._pending)
+
+    @property
     def known(self) -> Bank:
         """As the stream has it: it may be ahead of `bank` by jobs that the thread that learns has yet to do."""
         return self._router.bank if self._router else self.bank
@@ -145,7 +150,14 @@ class Domains:
         first = self._call(self._learning.built, x)
         whitened = self._signatures.whitening(first["taps"]) if self._signatures else _NONE[None]
         if self._signatures:
-            alike = dict(zip(self._numbers(), self._alike(self._signatures.of_white(whitened)), strict=True))
+            known = self.known
+            alike = dict(
+                zip(
+                    (one.number for one in known.domains),
+                    self._alike(self._signatures.of_white(whitened), known),
+                    strict=True,
+                )
+            )
             nearest = max(alike, key=lambda number: alike[number])
             if domain not in alike or alike[nearest] - alike[domain] > CLEAR * self.known[domain].calibration.deviation:
                 domain = nearest
@@ -166,6 +178,13 @@ class Domains:
             return None
         del self._pending[domain]
         return Batch(pending, self._first[domain], seq, domain)
+
+    def nearest(self, white: Floats) -> int:
+        """The domain of the settled bank that a sample with these whitened taps [F] is most like."""
+        if not self._signatures:
+            return SOURCE
+        alike = self._alike(self._signatures.of_white(white[None]), self.bank)
+        return self.bank.domains[int(np.argmax(alike))].number
 
     def rename(self, number: int, name: str) -> None:
         """Give a domain of the bank another name."""
@@ -218,12 +237,9 @@ class Domains:
             bank = turn.bank
             self._settle(bank, lambda: self._merge(one, other, bank))
 
-    def _numbers(self) -> list[int]:
-        return [domain.number for domain in self.known.domains]
-
-    def _alike(self, signature: Bits) -> list[float]:
+    def _alike(self, signature: Bits, bank: Bank) -> list[float]:
         """How alike a signature [1, D / 8] is to each domain."""
-        prototypes = np.stack([domain.prototype for domain in self.known.domains])
+        prototypes = np.stack([domain.prototype for domain in bank.domains])
         alike: list[float] = hypervectors.bit_similarity(signature, prototypes)[0].tolist()
         return alike
 
@@ -243,8 +259,8 @@ class Domains:
             )
             for one in ranking
         ]
-        event = DomainRecord.FORMED
-        self._note(DomainRecord(event=event, seq=seq, domain=number, name=f"domain-{number}", scores=scores))
+        what = DomainRecord.FORMED
+        self._note(DomainRecord(what=what, seq=seq, domain=number, name=f"domain-{number}", scores=scores))
         if ranking[0].form and self._adapt:
             for start in range(0, len(samples) - self._adapt.batch + 1, self._adapt.batch):
                 part = samples[start : start + self._adapt.batch]

@@ -256,6 +256,8 @@ def next_seq(directory: Path) -> int:
                         learned = max(learned, Update.FromString(message.data).last_seq)
                     elif message.channel.topic == "/prediction":
                         return max(learned, Prediction.FromString(message.data).seq) + 1
+                    elif message.channel.topic == "/sample":
+                        return max(learned, Sample.FromString(message.data).seq) + 1
     except OSError as error:
         raise segment.disk_error(directory, error) from None
     return learned + 1

@@ -590,13 +590,13 @@ class Domain(_message.Message):
     """of several forms, the first of `scores` was chosen for it"""
 
     STAMP_FIELD_NUMBER: _builtins.int
-    EVENT_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
     SEQ_FIELD_NUMBER: _builtins.int
     DOMAIN_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     OTHER_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
-    event: Global___Domain.Event.ValueType
+    what: Global___Domain.Event.ValueType
     seq: _builtins.int
     """sample that told, or the next one"""
     domain: _builtins.int
@@ -613,7 +613,7 @@ class Domain(_message.Message):
         self,
         *,
         stamp: Global___Stamp | None = ...,
-        event: Global___Domain.Event.ValueType = ...,
+        what: Global___Domain.Event.ValueType = ...,
         seq: _builtins.int = ...,
         domain: _builtins.int = ...,
         name: _builtins.str = ...,
@@ -622,7 +622,7 @@ class Domain(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_other", b"_other", "other", b"other", "stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_other", b"_other", "domain", b"domain", "event", b"event", "name", b"name", "other", b"other", "scores", b"scores", "seq", b"seq", "stamp", b"stamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_other", b"_other", "domain", b"domain", "name", b"name", "other", b"other", "scores", b"scores", "seq", b"seq", "stamp", b"stamp", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__other: _TypeAlias = _typing.Literal["other"]  # noqa: Y015
     _WhichOneofArgType__other: _TypeAlias = _typing.Literal["_other", b"_other"]  # noqa: Y015

@@ -86,6 +86,9 @@ class Learning:
     def begin(self, domain: int, state: State | None = None, *, form: str = "") -> None:
         """A domain begins, from this state or as a form is built."""
         state = state or self._built[form]
+        built = self._built[self._manifest.form_of(state.layout)]
+        if state.theta is not built.theta and np.array_equal(state.theta, built.theta):
+            state = replace(state, theta=built.theta)  # by which an answer is known to need no second inference
         canaries = len(self._canaries) > 0 and bool(self._manifest.learner.trained)
         guard = Guard(self._manifest.guard, len(self._manifest.classes), canaries=canaries)
         self._tracks[domain] = Track(state, state, guard)

@@ -34,7 +34,7 @@ from edgecl.here import check_here
 from edgecl.learning import Batch, Learning, Outcome
 from edgecl.operations import Doing, Operations
 from edgecl.preprocess import Preprocess
-from edgecl.programs import Programs
+from edgecl.programs import Programs, preload
 from edgecl.routing import domains, routing
 from edgecl.samples import Samples
 from edgecl.settings import Settings, hyper_values
@@ -60,7 +60,7 @@ class Loop:
         state_directory: Path,
         settings: Settings,
         *,
-        source: str = "",
+        source: str | None = "",
         again: bool = False,
         clock: journal.Clock | None = None,
         on_record: Callable[[journal.Record], None] | None = None,
@@ -68,8 +68,8 @@ class Loop:
         """Open a bundle, and go on from what an earlier run learned in this state directory.
 
         `source` names where the samples come from: `place` is where an earlier run got to in it, or its start when it
-        is to be run through `again`. `on_record` gets every record as it is journalled, from any thread, and may not
-        call the loop.
+        is to be run through `again`. None: no samples will come, and the place stays as it is. `on_record` gets every
+        record as it is journalled, from any thread, and may not call the loop.
 
         Raises SettingError, StoreError, BundleError, ProgramError, JournalError; nothing is left open then.
         """
@@ -98,11 +98,11 @@ class Loop:
                 )
             )
             losses = [*journal.recover(state_directory / "journal"), *self._samples.losses]
-            self._seq = journal.next_seq(state_directory / "journal")
+            self._seq = max(journal.next_seq(state_directory / part) for part in ("journal", "samples"))
             self._programs = stack.enter_context(
                 Programs(self.bundle, engine=settings.engine, threads=settings.threads, trace=settings.trace)
             )
-            self._load()
+            preload(self._programs, manifest, routed=most > 1, labels=settings.keep_bytes > 0, sync=settings.sync)
             budget = manifest.memory_budget_bytes if settings.budget_bytes is None else settings.budget_bytes
             self._learning = Learning(
                 self.bundle,
@@ -133,7 +133,11 @@ class Loop:
                 settled=self._checkpoint,
                 note=self._note,
             )
-            self._seq = max(self._seq, *(state.seen for state in self._learned().states.values()))
+            self._seq = max(
+                self._seq,
+                *(state.seen for state in self._learned().states.values()),
+                *(seq + 1 for seq in self._teaching.known),
+            )
             self._journal = stack.enter_context(
                 journal.Journal(state_directory / "journal", boot=boot_id(), clock=self._clock)
             )
@@ -148,7 +152,7 @@ class Loop:
                     domains=most,
                     learned=self._learned(),
                     seen=self._seq,
-                    source=source,
+                    source=source or "",
                 )
             )
             self._journal.sync()
@@ -236,6 +240,8 @@ class Loop:
             self._next = position + 1
         if batch := self._domains.collect(seen.domain, x, answer.seq):
             self._offer(batch)
+        elif self._domains.routed and not self._domains.waiting:
+            self._place = Place(source=self._place.source, position=self._next)
         self._sync_sometimes()
         return answer
 
@@ -302,17 +308,6 @@ class Loop:
         else:
             with contextlib.suppress(EdgeclError):  # that error matters less than the one under way
                 self.close(f"{kind.__name__}: {error}")
-
-    def _load(self) -> None:
-        """Load what every run needs, so that it cannot fail later. The largest method first."""
-        manifest, settings = self.manifest, self._settings
-        infer = manifest.method("infer", 1)
-        adapting = (manifest.method("adapt"), manifest.method("infer")) if manifest.has("adapt") else ()
-        if settings.sync:
-            self._programs.load(*adapting, infer)
-        else:
-            self._programs.load(infer, isolated=True)
-            self._programs.load(*adapting)
 
     def _offer(self, batch: Batch) -> None:
         place = Place(source=self._place.source, position=self._next)
@@ -397,7 +392,9 @@ class Loop:
             self._worker.check()
 
 
-def _place(learned: Learned | None, source: str, again: bool) -> Place:
+def _place(learned: Learned | None, source: str | None, again: bool) -> Place:
+    if learned and source is None:
+        return learned.place
     if learned and learned.place.source == source and not again:
         return learned.place
-    return Place(source=source)
+    return Place(source=source or "")

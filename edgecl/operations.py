@@ -6,7 +6,7 @@ it was. Any thread may call. Answers go on meanwhile, but for moments.
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -148,6 +148,8 @@ class Operations:
     def export(self, name: str, file: Path) -> None:
         """Write the state of a domain. Raises RequestError, StoreError."""
         number = self._number(name)
+        if not file.name or not file.is_absolute():
+            raise RequestError(f"{file}: not the absolute path of a file; give one")
         try:
             disk.replace(file, state.dump(self._learning[number]))
         except OSError as error:
@@ -195,7 +197,13 @@ class Operations:
                 return Labelled(0, 0, unchanged, 0, refused)
 
             def learn() -> list[Outcome]:
-                for lesson in lessons:
+                here = [  # a domain may have been merged since its sample was looked at
+                    lesson
+                    if lesson.domain in self._domains.bank
+                    else replace(lesson, domain=self._domains.nearest(lesson.white))
+                    for lesson in lessons
+                ]
+                for lesson in here:
                     self._doing.note(
                         journal.Label(
                             seq=lesson.seq,
@@ -205,8 +213,8 @@ class Operations:
                             before=lesson.before.label if lesson.before else None,
                         )
                     )
-                self._teaching.learn(lessons, self._domains.bank)
-                batches = self._teaching.batches(lessons, self._rehearse)
+                self._teaching.learn(here, self._domains.bank)
+                batches = self._teaching.batches(here, self._rehearse)
                 outcomes = [self._learning.update(batch) for batch in batches]
                 self._doing.checkpoint()
                 return outcomes
@@ -271,7 +279,7 @@ class Operations:
     def _change(
         self,
         number: int,
-        event: journal.Domain.Event.ValueType,
+        what: journal.Domain.Event.ValueType,
         change: Callable[[], None],
         *,
         name: str = "",
@@ -281,7 +289,7 @@ class Operations:
         with self._doing.turn:
             name = name or self._domains.name(number)
             seq = self._doing.next_seq()
-            self._doing.note(journal.Domain(event=event, seq=seq, domain=number, name=name, other=other))
+            self._doing.note(journal.Domain(what=what, seq=seq, domain=number, name=name, other=other))
             change()
         self._doing.drain()
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from edgecl.bundle import Bundle
 from edgecl.contents import ONNX, PROGRAM
 from edgecl.engine import Program, open_program
-from edgecl.manifest import Method
+from edgecl.manifest import Kind, Manifest, Method
 
 Array = npt.NDArray[Any]
 
@@ -71,3 +71,23 @@ class Programs:
         if self._engine != "onnxruntime":
             return self._bundle.path(PROGRAM)
         return self._bundle.path(f"{ONNX}/{names[0]}.onnx").parent
+
+
+def preload(programs: Programs, manifest: Manifest, *, routed: bool, labels: bool, sync: bool) -> None:
+    """Load what every run needs, so that it cannot fail later, and methods that share a workspace together.
+
+    `routed`: any form may be chosen. `labels`: some may come. `sync`: answers and learning take turns in one program.
+    """
+    answering: list[Method] = []
+    learning: list[Method] = []
+    for form in manifest.layouts if routed else ("",):
+        kinds: list[Kind] = ["adapt", "infer"] if manifest.has("adapt") else []
+        kinds += ["learn"] if labels and manifest.has("learn") else []
+        kinds += ["score"] if routed and manifest.forms else []
+        learning += [manifest.method(kind, form=form) for kind in kinds]
+        answering += [manifest.method("infer", 1, form)]
+    if sync:
+        programs.load(*learning, *answering)
+    else:
+        programs.load(*answering, isolated=True)
+        programs.load(*learning)

@@ -88,7 +88,7 @@ def prediction(
 
 def turn(made: Turn, name: str, seq: int) -> journal.Domain:
     """The stream has come to a domain of this name, or the bank has changed."""
-    return journal.Domain(event=EVENTS[made.event], seq=seq, domain=made.domain, name=name, other=made.other)
+    return journal.Domain(what=EVENTS[made.event], seq=seq, domain=made.domain, name=name, other=made.other)
 
 
 def checkpoint(learned: Learned, number: int, file: str) -> journal.Checkpoint:

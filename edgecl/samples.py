@@ -1,7 +1,7 @@
 """The newest samples, kept as their sources gave them so that labels may come later: a ring of journal segments.
 
-`samples/<boot>-<n>.mcap` are segments of `/sample` records. When all of them together exceed the quota the oldest goes,
-so the ring holds between seven eighths of the quota and all of it.
+`samples/<boot>-<n>.mcap` are segments of `/sample` records, each an eighth of the quota. As one is begun, the oldest go
+until those before it are within the quota: the ring takes an eighth more at most.
 """
 
 import contextlib

@@ -1,11 +1,11 @@
 """Where a sample's taps lie, as one hypervector of bits that can be added up: near taps agree in most bits.
 
-The whitened taps v [F] are projected and wrapped, bit = whether cos(2 pi u) > 0, u = TURN P v / sqrt(F) + phase, with
+The whitened taps v [F] are projected and wrapped, bit = whether floor(2 u) is odd, u = TURN P v / sqrt(F) + phase, with
 the phases from the seed. The cosine of a random projection is a random Fourier feature (Rahimi and Recht 2007, NIPS,
 eq. 1; the sinusoid encoding of hyperdimensional computing): its products fall with the distance |v - v'|, where those
 of a plain projection only see the angle. So the sum of a domain's signatures is an estimate of where its samples lie,
-and two domains in the same direction from the source, at different distances, can be told apart. Of the cosine the
-sign is kept: one bit a dimension.
+and two domains in the same direction from the source, at different distances, can be told apart. Of the wave,
+its sign is kept: one bit a dimension.
 """
 
 from typing import Final

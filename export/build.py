@@ -113,6 +113,8 @@ def build(project: Project, destination: Path, *, fit: bool = False, say: Say = 
     accuracy = _accuracy(learner, held_out, held_out.spread_out(CALIBRATION_SAMPLES))
     canaries_right = _accuracy(learner, held_out, canaries)
     manifest = _manifest(project, made, compiled, measured, detector, router, len(canaries), canaries_right)
+    if router and tables.head.form != "none" and not manifest.head:
+        say(f"no head: {manifest.features} features, {HEAD_FEATURES} at most for lda; choose ridge")
     files = {
         contents.PROGRAM: compiled.lowered.pte,
         **{contents.state_file(form): state.dump(_state(one)) for form, one in made.items()},

@@ -7,6 +7,7 @@ import msgspec
 
 from edgecl.commands.table import aligned
 from edgecl.control import AddClass, ListClasses, opened
+from edgecl.errors import RequestError
 from edgecl.operations import ClassFacts
 
 state = click.argument("state", type=click.Path(path_type=Path))
@@ -37,6 +38,10 @@ def list_(state: Path, as_json: bool) -> None:
 def add(state: Path, names: tuple[str, ...], as_json: bool) -> None:
     """Add classes by name. Labels teach them (edgecl label)."""
     with opened(state) as ask:
+        known = [one.name for one in ask(ListClasses(), tuple[ClassFacts, ...])]
+        for place, name in enumerate(names):
+            if name in known or name in names[:place]:
+                raise RequestError(f"class {name}: there is one of that name; give another")
         for name in names:
             ask(AddClass(name=name), int)
         _print(ask(ListClasses(), tuple[ClassFacts, ...]), as_json)

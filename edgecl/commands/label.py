@@ -96,7 +96,7 @@ def _rows(path: Path) -> list[Row]:
     try:
         if str(path) == "-":
             return list(_read(sys.stdin, "stdin"))
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # as spreadsheets save it
             return list(_read(file, str(path)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RequestError(f"{path}: {getattr(error, 'strerror', None) or error}; give a file of CSV") from None

@@ -20,7 +20,7 @@ SHOW_S: Final = 0.2
 TURNS: Final = {
     Domain.BEGAN: "unlike all known domains: {0.name} begins",
     Domain.FOUNDED: "{0.name} is kept from here on",
-    Domain.RETURNED: "back in known domains: {0.name} was too short to be kept",
+    Domain.RETURNED: "back in known domains: {0.name} is not kept",
     Domain.REFUSED: "{0.name} is not kept: there is no room for another domain",
     Domain.MERGED: "{0.name} is merged with domain {0.other}, as there is no room for both",
     Domain.ENTERED: "back in {0.name}",
@@ -57,8 +57,8 @@ class Printer:
         elif isinstance(record, Shift):
             now = "unlike the source" if record.began else "like the source again"
             self.say(f"sample {record.seq}: inputs are {now}: {record.share:.0%} of the last ones are novel")
-        elif isinstance(record, Domain) and record.event in TURNS:
-            self.say(f"sample {record.seq}: {TURNS[record.event].format(record)}")
+        elif isinstance(record, Domain) and record.what in TURNS:
+            self.say(f"sample {record.seq}: {TURNS[record.what].format(record)}")
         elif isinstance(record, Guard) and record.action != Guard.SKIPPED:
             to = "the state as built" if record.action == Guard.RESET else "an earlier state"
             self.say(f"step {record.step}: back to {to}: {record.detail}")

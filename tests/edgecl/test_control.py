@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pytest
 
 from edgecl import control
-from edgecl.control import ListDomains, opened, served
-from edgecl.errors import StoreError
+from edgecl.control import ExportDomain, ListDomains, opened, served
+from edgecl.errors import EdgeclError, StoreError
 from edgecl.loop import Loop
 from edgecl.operations import DomainFacts
 from edgecl.settings import Settings
@@ -187,3 +187,49 @@ def test_a_socket_that_was_left_behind_is_replaced(looped: Path, tmp_path: Path)
             assert ask(ListDomains(), tuple[DomainFacts, ...])
     with pytest.raises(StoreError, match="no run has been here"), opened(tmp_path / "cache") as ask:
         pass
+
+
+def test_what_is_asked_without_a_run_leaves_the_place_in_the_source(looped: Path, tmp_path: Path) -> None:
+    with Loop(looped, tmp_path, Settings(sync=True, domains=8, keep_bytes=1 << 20), source="npz:a") as loop:
+        for x in noise(200, 2, 0, 60):
+            loop.predict(x)
+    assert loop.place.position == 200
+    assert edgecl("label", tmp_path, "150=owl").returncode == 0
+    assert edgecl("domains", "rename", tmp_path, "1", "night").returncode == 0
+    with Loop(looped, tmp_path, Settings(sync=True, domains=8), source="npz:a") as loop:
+        assert loop.place.position == 200 and loop.domain == "night"
+
+
+def test_paths_that_name_no_file_are_refused(left: Path, looped: Path, tmp_path: Path) -> None:
+    done = edgecl("domains", "export", left, "source", "/")
+    assert (done.returncode, done.stderr) == (1, "edgecl: /: not the absolute path of a file; give one\n")
+    with Loop(looped, tmp_path, Settings(sync=True)) as loop:
+        for file in ("", "here.safetensors"):
+            with pytest.raises(EdgeclError, match="not the absolute path of a file"):
+                control.perform(loop.operations, ExportDomain(name="source", file=file))
+
+
+def test_a_file_as_spreadsheets_save_it_is_read(left: Path, tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_bytes("\ufeffseq,class\r\n130,owl\r\n".encode())
+    assert edgecl("label", left, "--csv", file).stdout.startswith("1 learned")
+
+
+def test_classes_are_added_together_or_not_at_all(left: Path) -> None:
+    done = edgecl("classes", "add", left, "bee", "owl", "ant")
+    assert done.returncode == 1 and "class owl: there is one of that name" in done.stderr
+    done = edgecl("classes", "add", left, "bee", "bee")
+    assert done.returncode == 1
+    assert "bee" not in edgecl("classes", "list", left).stdout
+
+
+def test_a_connection_that_outlives_the_loop_is_refused(looped: Path, tmp_path: Path) -> None:
+    with Loop(looped, tmp_path, Settings(sync=True)) as loop:
+        with served(loop.operations, tmp_path):
+            connection = control._connected(tmp_path)
+            assert connection
+            stream = connection.makefile("rwb")
+        stream.write(b'{"do":"list-classes"}\n')
+        stream.flush()
+        assert json.loads(stream.readline())["refused"] == "the loop has ended; ask again"
+        connection.close()

@@ -51,7 +51,7 @@ def newest(bundle: Path, state: Path) -> Learned:
 
 
 def domains(state: Path) -> list[tuple[int, int]]:
-    return [(record.event, record.domain) for record in only(Domain, state)]
+    return [(record.what, record.domain) for record in only(Domain, state)]
 
 
 @MODES
@@ -175,3 +175,27 @@ def test_no_taps_no_routing(make_bundle: MakeBundle, tmp_path: Path) -> None:
         assert loop.predict(dark(1, 2)[0]).domain == "source"
     with Loop(plain, tmp_path / "state", Settings(sync=True)) as loop:
         assert not loop.resumed or [domain.number for domain in loop.resumed.learned.bank.domains] == [0]
+
+
+@MODES
+def test_the_place_goes_on_where_nothing_waits_to_be_learned(looped: Path, tmp_path: Path, settings: Settings) -> None:
+    """The source does not adapt while samples are routed, and its samples need not be answered again."""
+    with Loop(looped, tmp_path, settings, source="a") as loop:
+        for x in noise(50, 1):
+            loop.predict(x)
+        loop.close("stopped")
+    with Loop(looped, tmp_path, settings, source="a") as loop:
+        assert loop.place.position == 50
+
+
+def test_numbers_of_kept_samples_are_not_given_again(looped: Path, tmp_path: Path) -> None:
+    """A power cut may lose the end of the journal, and not that of the ring."""
+    with Loop(looped, tmp_path, Settings(sync=True, keep_bytes=1 << 20)) as loop:
+        for x in noise(50, 1):
+            loop.predict(x)
+    for segment in (tmp_path / "journal").iterdir():
+        segment.unlink()
+    for checkpoint in (tmp_path / "learned").rglob("*.json"):
+        checkpoint.unlink()
+    with Loop(looped, tmp_path, Settings(sync=True)) as loop:
+        assert loop.predict(noise(1, 2)[0]).seq == 50

@@ -74,7 +74,7 @@ def one_of_each() -> list[Record]:
             kind=Update.ADAPT, step=5, first_seq=64, last_seq=65, report=[0.5, -1.25], digest="ef" * 32, committed=True
         ),
         journal.Guard(action=journal.Guard.ROLLED_BACK, step=5, reason="canary", detail="0.4 < 0.5", digest="cd" * 32),
-        journal.Domain(event=journal.Domain.MERGED, seq=66, domain=3, name="domain-3", other=1),
+        journal.Domain(what=journal.Domain.MERGED, seq=66, domain=3, name="domain-3", other=1),
         journal.Label(seq=64, y=4, name="emu", domain=1, before=2),
         journal.Class(index=4, name="emu"),
         journal.Checkpoint(

@@ -210,7 +210,7 @@ def test_domains_are_renamed_merged_dropped_and_exported(looped: Path, tmp_path:
         ask.drop("noon")
         assert loop.domain == "source" and facts(loop, "night") == kept
         assert loop.predict(dark(1, 9)[0]).domain in ("source", "night")
-    events = [(one.event, one.domain, one.name) for one in only(Domain, tmp_path)]
+    events = [(one.what, one.domain, one.name) for one in only(Domain, tmp_path)]
     assert [event for event in events if event[0] > Domain.ENTERED or event[0] == Domain.MERGED] == [
         (Domain.RENAMED, 1, "night"),
         (Domain.RENAMED, 2, "noon"),

@@ -134,7 +134,7 @@ def test_a_new_domain_takes_the_best_form_and_the_others_keep_theirs(several: Pa
             loop.predict(x)
         grown = [one.name for one in loop.operations.domains()]
     found = list(journal.read(tmp_path / "state" / "journal"))
-    formed = [record for record in found if isinstance(record, Domain) and record.event == Domain.FORMED]
+    formed = [record for record in found if isinstance(record, Domain) and record.what == Domain.FORMED]
     assert len(formed) == len(grown) - 1 >= 1
     with open_bundle(several) as opened:
         layouts = opened.manifest.layouts

@@ -22,6 +22,9 @@ LABELS: Final = 10
 UPRIGHT: Final = 320
 """Upright digits at the start, and the same at the end."""
 
+MEMORY: Final = "80 MB"
+"""Of the process: labels, heads and the samples that are kept take some, which the build does not count."""
+
 Edgecl = Callable[..., list[bytes]]
 """Runs `edgecl` with these arguments, and gives the lines that it printed."""
 
@@ -75,7 +78,7 @@ def novel(x: Images, y: Labels, bundle: Path, out: Path, edgecl: Edgecl) -> Nove
     _save(out / "strange.npz", x[order], turned(x[first]), y[order], y[first])
     _save(out / "later.npz", turned(x[second]), x[order], y[second], y[order])
     state = out / "state"
-    options = ("--state", state, "--sync", "--domains", 8, "--keep", "8 MB", "--json")
+    options = ("--state", state, "--sync", "--domains", 8, "--keep", "8 MB", "--memory", MEMORY, "--json")
     before = _answers(edgecl("run", bundle, "--source", f"npz:{out / 'strange.npz'}", *options))
     _labels(out / "labels.csv", y[first], UPRIGHT)
     edgecl("label", state, "--csv", out / "labels.csv")

@@ -39,7 +39,7 @@ class Measured(msgspec.Struct, frozen=True):
 
 def measure(program: Path, methods: list[str]) -> Measured:
     """Measure each method alone, then load and execute all of them as the loop does."""
-    import edgecl.loop  # noqa: F401  what the base is made of
+    import edgecl.commands.run  # noqa: F401  what the base is made of
 
     _runtime.set_threads(1)
     base = resident.resident_bytes()

@@ -15,7 +15,7 @@ from export.passes import lean
 from export.passes.rematerialise import rematerialise
 from export.trace import Flat
 
-BASE_BYTES = 42_000_000
+BASE_BYTES = 45_000_000
 """The running loop without any program.
 
 Python, numpy and what else edgecl loads. Measured as edgecl/measure.py does, rounded up.

@@ -59,6 +59,8 @@ class Learned:
     """Of each domain of the bank."""
     active: int
     """The domain the stream was in."""
+    router: str = ""
+    """What its domains were told by: edgecl/routing.py."""
     added: tuple[str, ...] = ()
     """Names of the classes that were added."""
     tries: Mapping[int, str] = field(default_factory=dict)
@@ -107,6 +109,7 @@ class _Index(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     bundle: Digest
     place: Place
     active: int
+    router: str
     following: int
     domains: tuple[_Entry, ...]
     added: tuple[str, ...]
@@ -123,6 +126,13 @@ class _Index(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def objects(self) -> set[str]:
         parts = {part for entry in self.domains for part in (entry.state, entry.signature, entry.head)}
         return {part for part in (*parts, self.rehearsal, self.labels) if part}
+
+
+def go_on(learned: Learned | None, source: str | None, *, again: bool) -> Place:
+    """Where a run begins in a source: where an earlier one got to, or at its start; None keeps the place as it is."""
+    if learned and (source is None or (learned.place.source == source and not again)):
+        return learned.place
+    return Place(source=source or "")
 
 
 @contextmanager
@@ -213,6 +223,7 @@ class Checkpoints:
             bundle=learned.bundle,
             place=learned.place,
             active=learned.active,
+            router=learned.router,
             following=learned.bank.following,
             domains=tuple(entries),
             added=learned.added,
@@ -262,6 +273,7 @@ class Checkpoints:
             bank=Bank(tuple(domains), index.following),
             states=states,
             active=index.active,
+            router=index.router,
             added=index.added,
             tries=tries,
         )

@@ -88,7 +88,7 @@ class Loop:
             self.resumed = self._checkpoints.newest(*manifest.layouts.values())
             learned = self.resumed.learned if self.resumed else None
             self.checkpoint = self.resumed.path if self.resumed else None
-            self._place = _place(learned, source, again)
+            self._place = checkpoints.go_on(learned, source, again=again)
             self._samples = stack.enter_context(
                 Samples(
                     state_directory / "samples",
@@ -114,6 +114,8 @@ class Loop:
                 now_ns=self._clock.monotonic_ns,
                 note=self._note,
             )
+            start = routing(self.bundle, settings, self.resumed)
+            self._told_by = start.digest
             self._worker: Worker | None = None
             self._teaching = Teaching(
                 manifest,
@@ -128,7 +130,7 @@ class Loop:
                 self._programs,
                 self._learning,
                 self._teaching,
-                routing(self.bundle, settings, learned),
+                start,
                 later=self._later,
                 settled=self._checkpoint,
                 note=self._note,
@@ -349,6 +351,7 @@ class Loop:
             bank=bank,
             states={domain.number: self._learning[domain.number] for domain in bank.domains},
             active=self._domains.here,
+            router=self._told_by,
             added=self._teaching.added,
             tries=self._teaching.tries(),
         )
@@ -390,11 +393,3 @@ class Loop:
             raise ProgramError("the loop is closed; open it again")
         if self._worker:
             self._worker.check()
-
-
-def _place(learned: Learned | None, source: str | None, again: bool) -> Place:
-    if learned and source is None:
-        return learned.place
-    if learned and learned.place.source == source and not again:
-        return learned.place
-    return Place(source=source or "")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -12,6 +13,7 @@ from edgecl import journal
 from edgecl.bank import SOURCE
 from edgecl.bundle import open_bundle, read_state
 from edgecl.checkpoints import Checkpoints, Learned
+from edgecl.errors import BundleError
 from edgecl.journal import Checkpoint, Domain, Prediction, Record, Run, Update
 from edgecl.loop import Loop
 from edgecl.router import FOUNDERS
@@ -199,3 +201,23 @@ def test_numbers_of_kept_samples_are_not_given_again(looped: Path, tmp_path: Pat
         checkpoint.unlink()
     with Loop(looped, tmp_path, Settings(sync=True)) as loop:
         assert loop.predict(noise(1, 2)[0]).seq == 50
+
+
+def test_domains_that_were_told_by_other_taps_are_refused(
+    looped: Path, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    with open_bundle(looped) as opened:
+        record = opened.manifest.router
+    assert record
+    other = make_bundle(tmp_path / "other.ecl", router=msgspec.structs.replace(record, seed=9))
+    with Loop(looped, tmp_path / "state", SYNC) as loop:
+        for x in noise(20, 1):
+            loop.predict(x)
+    with Loop(other, tmp_path / "state", SYNC) as loop:  # it knows the source alone, which is the bundle's own
+        for x in dark(200, 2):
+            loop.predict(x)
+        assert loop.domain == "domain-1"
+    before = sorted(path.name for path in (tmp_path / "state" / "learned").rglob("*"))
+    with pytest.raises(BundleError, match="told by the taps of another bundle; give another --state"):
+        Loop(looped, tmp_path / "state", SYNC)
+    assert sorted(path.name for path in (tmp_path / "state" / "learned").rglob("*")) == before

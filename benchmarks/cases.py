@@ -50,10 +50,22 @@ _MODELS: Final[Mapping[str, tuple[type[Split], Mapping[str, Any]]]] = {
 }
 
 
-def project(model: str, learner: str, precision: str, *, batch: int = 16, kernel: int = 1, epochs: int = 3) -> Project:
-    """As an `edgecl.toml` in this folder would say it. Times and bytes need no warm-up: 0 epochs do for them."""
+def project(
+    model: str,
+    learner: str,
+    precision: str,
+    *,
+    batch: int = 16,
+    kernel: int = 1,
+    epochs: int = 3,
+    tapped: bool = False,
+) -> Project:
+    """As an `edgecl.toml` in this folder would say it. Times and bytes need no warm-up: 0 epochs do for them.
+
+    `tapped`: name taps for learners too that need none themselves, to route by.
+    """
     split, given = _MODELS[model]
-    taps = split.taps if learner.startswith("ecotta") else ()
+    taps = split.taps if tapped or learner.startswith("ecotta") else ()
     settings = {"kernel": kernel} if learner.startswith("ecotta") else {}
     tables = {
         "name": f"{model}-{learner}",

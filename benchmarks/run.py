@@ -1,6 +1,6 @@
 """`make bench`: runs the benchmarks and writes what they find into results/.
 
-With names of benchmarks after it, `python benchmarks/run.py` runs those: accuracy, steps, memory, ood.
+With names of benchmarks after it, `python benchmarks/run.py` runs those: BENCHMARKS names them.
 """
 
 import sys
@@ -10,6 +10,7 @@ from typing import Final
 
 import accuracy
 import data
+import domains
 import memory
 import ood
 import results
@@ -50,6 +51,13 @@ def run_ood() -> None:
     results.write("ood", "Inputs that do not belong: CIFAR-10, ResNet-20", ood.render(found), found)
 
 
+def run_domains() -> None:
+    """Domains one after another; about 8 minutes."""
+    found = domains.run(say)
+    title = "Domains that come back: CIFAR-10 under corruption, ResNet-20"
+    results.write("domains", title, domains.render(found), found)
+
+
 def run_memory() -> None:
     """Memory of whole processes; about 2 minutes."""
     found = memory.run()
@@ -61,6 +69,7 @@ BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "steps": run_steps,
     "memory": run_memory,
     "ood": run_ood,
+    "domains": run_domains,
 }
 
 

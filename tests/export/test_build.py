@@ -75,9 +75,9 @@ def test_the_same_project_gives_the_same_bytes(learner: str, tmp_path: Path) -> 
 
 
 def test_over_budget_names_the_method_its_tensors_and_what_would_fit(tmp_path: Path) -> None:
-    changes = (("batch = 4", "batch = 256"), ('memory = "200 MB"', 'memory = "43 MB"'))
+    changes = (("batch = 4", "batch = 256"), ('memory = "200 MB"', 'memory = "46 MB"'))
     folder = projects.write(tmp_path / "project", *changes)
-    with pytest.raises(BudgetError, match=r"_b256: the process would take .* the budget is 43.0 MB") as raised:
+    with pytest.raises(BudgetError, match=r"_b256: the process would take .* the budget is 46.0 MB") as raised:
         build(project.read(folder), tmp_path / "small.ecl")
     assert "[256, 8, 8, 8]" in str(raised.value)
     assert "would fit" in str(raised.value)

@@ -94,7 +94,7 @@ class Ran:
             self.domains.append(record.domain)
             self.latencies_ns.append(record.latency_ns)
         elif isinstance(record, journal.Domain):
-            self.turns.append(Turn(record.event, record.domain, len(self.answered)))
+            self.turns.append(Turn(record.what, record.domain, len(self.answered)))
         elif isinstance(record, journal.Guard):
             self.refused += 1
 

@@ -14,6 +14,7 @@ import domains
 import memory
 import ood
 import results
+import search
 import steps
 
 STARTED_S: Final = time.monotonic()
@@ -64,11 +65,18 @@ def run_memory() -> None:
     results.write("memory", "Memory of whole processes", memory.render(found), found)
 
 
+def run_search() -> None:
+    """Scores of adaptors beside their accuracies; about 11 minutes on two cores."""
+    found = search.run()
+    results.write("search", "Zero-shot search over adaptors: CIFAR-10, ResNet-20", search.render(found), found)
+
+
 BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "accuracy": run_accuracy,
     "steps": run_steps,
     "memory": run_memory,
     "ood": run_ood,
+    "search": run_search,
     "domains": run_domains,
 }
 

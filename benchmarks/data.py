@@ -1,9 +1,11 @@
-"""Finds and reads the data of the benchmarks: CIFAR-10, nine corruptions of its test images at severity 5, and weights.
+"""Finds and reads the data of the benchmarks: CIFAR-10, nine corruptions of its test images at severity 5, and weights;
+gas sensors, and spoken digits.
 
 They lie in the folder that EDGECL_DATA names, `../shared/data` beside the checkout otherwise, and are no part of it.
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,6 +95,31 @@ def digits() -> npt.NDArray[np.uint8]:
     """4,000 handwritten digits, with a black border up to 32 pixels, in three equal channels."""
     x = _read("mnist_test")[0].reshape(-1, 28, 28)
     return np.repeat(np.pad(x, ((0, 0), (2, 2), (2, 2)))[..., None], 3, axis=3)
+
+
+def gas(batch: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """One batch of the gas sensor array drift data: 128 features, and the gas, 0 to 5."""
+    with np.load(root() / "gas_drift.npz") as file:
+        return file[f"x{batch}"].astype(np.float32), file[f"y{batch}"].astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """A digit, spoken once."""
+
+    wave: npt.NDArray[np.int16]
+    """At 8 kHz."""
+    digit: int
+    speaker: str
+    take: int
+
+
+def spoken() -> list[Spoken]:
+    """3,000 recordings by six speakers."""
+    with np.load(root() / "spoken_digits.npz") as file:
+        waves = np.split(file["wave"], file["offset"][1:-1])
+        parts = zip(waves, file["digit"], file["speaker"], file["take"], strict=True)
+        return [Spoken(wave, int(digit), str(speaker), int(take)) for wave, digit, speaker, take in parts]
 
 
 def _read(name: str) -> Labelled:

@@ -9,12 +9,15 @@ from collections.abc import Callable
 from typing import Final
 
 import accuracy
+import classes
 import data
 import domains
+import gas
 import memory
 import ood
 import results
 import search
+import speech
 import steps
 
 STARTED_S: Final = time.monotonic()
@@ -71,6 +74,24 @@ def run_search() -> None:
     results.write("search", "Zero-shot search over adaptors: CIFAR-10, ResNet-20", search.render(found), found)
 
 
+def run_classes() -> None:
+    """Classes one after another; trains a network first, which is kept for the next time."""
+    found = classes.run(say)
+    results.write("classes", "Classes that come one by one: CIFAR-10, ResNet-20", classes.render(found), found)
+
+
+def run_gas() -> None:
+    """Sensors that drift."""
+    found = gas.run(say)
+    results.write("gas", "Sensors that drift for three years", gas.render(found), found)
+
+
+def run_speech() -> None:
+    """Speakers one after another."""
+    found = speech.run(say)
+    results.write("speech", "Spoken digits: speakers as domains", speech.render(found), found)
+
+
 BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "accuracy": run_accuracy,
     "steps": run_steps,
@@ -78,6 +99,9 @@ BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "ood": run_ood,
     "search": run_search,
     "domains": run_domains,
+    "classes": run_classes,
+    "gas": run_gas,
+    "speech": run_speech,
 }
 
 

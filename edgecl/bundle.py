@@ -93,6 +93,18 @@ def open_alone(path: Path, cache: Path) -> Bundle:
     return bundle
 
 
+def open_in_place(directory: Path) -> Bundle:
+    """The bundle in a directory that only this user may write, verified where it lies.
+
+    Raises BundleError: anything at all is wrong with it.
+    """
+    where = str(directory)
+    with contextlib.closing(unpack.members(directory, where)) as found:
+        data, manifest = unpack.read_manifest(found, where)
+        unpack.verify(found, manifest, directory, where)
+    return Bundle(manifest, hashlib.sha256(data).hexdigest(), directory, where)
+
+
 def read_state(bundle: Bundle, form: str = "") -> State:
     """Theta and slots as built, of the first form or another."""
     return contents.load_state(bundle.directory, bundle.manifest, bundle.origin, form)

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from edgecl import checkpoints, guard, journal, records, selftest, shift
 from edgecl.answer import Answer, answer_of
-from edgecl.bundle import open_alone, read_detector, read_head
+from edgecl.bundle import open_alone, open_in_place, read_detector, read_head
 from edgecl.checkpoints import Learned, Place
 from edgecl.clock import SystemClock, boot_id
 from edgecl.domains import Domains
@@ -62,6 +62,7 @@ class Loop:
         *,
         source: str | None = "",
         again: bool = False,
+        learned: Path | None = None,
         clock: journal.Clock | None = None,
         on_record: Callable[[journal.Record], None] | None = None,
     ) -> None:
@@ -69,7 +70,8 @@ class Loop:
 
         `source` names where the samples come from: `place` is where an earlier run got to in it, or its start when it
         is to be run through `again`. None: no samples will come, and the place stays as it is. `on_record` gets every
-        record as it is journalled, from any thread, and may not call the loop.
+        record as it is journalled, from any thread, and may not call the loop. With `learned`, checkpoints lie there and
+        the bundle is used where it is, in a directory of this user's own.
 
         Raises SettingError, StoreError, BundleError, ProgramError, JournalError; nothing is left open then.
         """
@@ -78,17 +80,18 @@ class Loop:
         self._count = journal.End()
         with contextlib.ExitStack() as stack:
             stack.enter_context(checkpoints.owned(state_directory))
-            self.bundle = stack.enter_context(open_alone(path, state_directory / "cache"))
+            opened = open_in_place(path) if learned else open_alone(path, state_directory / "cache")
+            self.bundle = stack.enter_context(opened)
             self.manifest = manifest = self.bundle.manifest
             check_here(manifest)
             hyper = hyper_values(manifest.learner, settings.hyper)
-            selftest.once(self.bundle, state_directory / "tested", engine=settings.engine)
+            selftest.once(self.bundle, (learned or state_directory) / "tested", engine=settings.engine)
             most = domains(settings, manifest)
-            self._checkpoints = checkpoints.Checkpoints(state_directory / "learned" / manifest.lineage)
+            self._checkpoints = checkpoints.Checkpoints(learned or state_directory / "learned" / manifest.lineage)
             self.resumed = self._checkpoints.newest(*manifest.layouts.values())
-            learned = self.resumed.learned if self.resumed else None
+            before = self.resumed.learned if self.resumed else None
             self.checkpoint = self.resumed.path if self.resumed else None
-            self._place = checkpoints.go_on(learned, source, again=again)
+            self._place = checkpoints.go_on(before, source, again=again)
             self._samples = stack.enter_context(
                 Samples(
                     state_directory / "samples",
@@ -107,7 +110,7 @@ class Loop:
             self._learning = Learning(
                 self.bundle,
                 self._programs,
-                learned.states if learned else {},
+                before.states if before else {},
                 hyper=hyper,
                 seed=settings.seed,
                 budget_bytes=budget,
@@ -197,6 +200,15 @@ class Loop:
         return self._domains.name(self._domains.active)
 
     @property
+    def domains(self) -> int:
+        """How many there are in the bank."""
+        return len(self._domains.bank.domains)
+
+    def canary_accuracy(self) -> float:
+        """Share of canaries answered right with the trained pieces of `state`; 1 where the bundle has no canaries."""
+        return self._learning.canary_accuracy(self.state)
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of all classes, those that were added at the end."""
         return self._teaching.names
@@ -274,6 +286,11 @@ class Loop:
         self._drain()
         return outcomes.count("committed")
 
+    def cut(self) -> None:
+        """Seal the segments of the journal and the samples that are being written: what comes next is in others."""
+        self._journal.close()
+        self._samples.cut()
+
     def trace(self) -> bytes:
         """What the program recorded since the last call, as ETDump; only with `Settings.trace`."""
         return self._programs.trace()
@@ -312,6 +329,9 @@ class Loop:
                 self.close(f"{kind.__name__}: {error}")
 
     def _offer(self, batch: Batch) -> None:
+        if self.operations.held:
+            self._learning.skip(guard.HELD, f"samples {batch.first_seq} to {batch.last_seq}", batch.domain)
+            return
         place = Place(source=self._place.source, position=self._next)
         if not self._do(partial(self._update, batch, place, []), wait=self._settings.wait):
             detail = f"samples {batch.first_seq} to {batch.last_seq}: learning is behind"

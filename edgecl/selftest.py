@@ -84,6 +84,7 @@ def once(bundle: Bundle, marker: Path, *, engine: str) -> None:
         if marker.exists() and marker.read_bytes() == tested:
             return
         require(run(bundle, engine=engine), bundle.origin)
+        marker.parent.mkdir(parents=True, exist_ok=True)
         disk.replace(marker, tested)
     except OSError as error:
         raise StoreError(f"{marker}: {error.strerror or error}; make room, or give another --state") from None

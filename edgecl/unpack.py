@@ -104,14 +104,19 @@ def cached(found: Iterable[Member], data: bytes, manifest: Manifest, place: Path
         os.close(lock)
 
 
+def verify(found: Iterable[Member], manifest: Manifest, place: Path, where: str) -> None:
+    """Check the files of a bundle where they lie. `found` is what follows the manifest. Raises BundleError."""
+    _take(found, manifest, where, None, durable=False)
+    contents.check(place, manifest, where)
+
+
 def _intact(place: Path, data: bytes, manifest: Manifest) -> bool:
     where = str(place)
     try:
         with contextlib.closing(members(place, where)) as found:
             if read_manifest(found, where)[0] != data:
                 return False
-            _take(found, manifest, where, None, durable=False)
-        contents.check(place, manifest, where)
+            verify(found, manifest, place, where)
     except BundleError:
         return False
     return True

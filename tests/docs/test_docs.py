@@ -18,8 +18,9 @@ import pytest
 import edgecl
 from edgecl.cli import COMMANDS
 from edgecl.cli import edgecl as command_line
-from edgecl.control import REQUESTS, served
+from edgecl.control import served
 from edgecl.devices import Profile
+from edgecl.requests import REQUESTS
 from edgecl.settings import Settings
 from export import project as projects
 from export.build import build

@@ -26,9 +26,8 @@ from edgecl.contents import Canaries, Routing, Vectors
 from edgecl.detector import Detector
 from edgecl.errors import BundleError, StoreError
 from edgecl.head import Sums
-from edgecl.manifest import File, Manifest, Method, encode
+from edgecl.manifest import MANIFEST, File, Manifest, Method, encode
 from edgecl.state import State
-from edgecl.unpack import MANIFEST
 
 SUFFIX: Final = ".ecl"
 

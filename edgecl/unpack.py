@@ -11,15 +11,8 @@ from typing import Final
 
 from edgecl import archive, contents, disk
 from edgecl.errors import BundleError
-from edgecl.manifest import MAX_FILES, MAX_MANIFEST_BYTES, Manifest
+from edgecl.manifest import MANIFEST, MAX_FILES, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, SIGNATURE, Manifest
 from edgecl.manifest_reader import decode
-
-MANIFEST: Final = "manifest.json"
-SIGNATURE: Final = "signature.json"
-"""Signs the manifest, so the manifest cannot list it. Accepted, and not interpreted yet."""
-
-MAX_SIGNATURE_BYTES: Final = 64 << 10
-"""A signature with its certificates is a few kilobytes."""
 
 MAX_BUNDLE_BYTES: Final = 1 << 30
 """All files together: as much as the whole memory of a small board."""

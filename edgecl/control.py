@@ -93,14 +93,13 @@ def opened(directory: Path) -> Iterator[Ask]:
     Raises StoreError: there is no state directory, or another process has it that cannot be asked. BundleError,
     ProgramError, JournalError, LinkError as opening a loop does.
     """
-    connection = _connected(directory)
-    if connection:
-        with connection, connection.makefile("rwb") as stream:
-            yield lambda request, kind: _ask(stream, request, kind)
-    else:
-        bundle, learned = _bundle(directory)
-        with Loop(bundle, directory, Settings(sync=True), source=None, learned=learned) as loop:
-            yield lambda request, kind: perform(loop.operations, request)
+    with asking(directory) as ask:
+        if ask:
+            yield ask
+            return
+    bundle, learned = _bundle(directory)
+    with Loop(bundle, directory, Settings(sync=True), source=None, learned=learned) as loop:
+        yield lambda request, kind: perform(loop.operations, request)
 
 
 def served(operations: Operations, directory: Path) -> contextlib.AbstractContextManager[None]:
@@ -135,6 +134,17 @@ def answering(perform: Perform, directory: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)  # wakes up accept
             thread.join()
+
+
+@contextmanager
+def asking(directory: Path) -> Iterator[Ask | None]:
+    """Who answers for the loop or service that runs there; None where none does. Raises StoreError."""
+    connection = _connected(directory)
+    if not connection:
+        yield None
+        return
+    with connection, connection.makefile("rwb") as stream:
+        yield lambda request, kind: _ask(stream, request, kind)
 
 
 def _unlink(path: str) -> None:

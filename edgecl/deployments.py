@@ -91,6 +91,13 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """That an answer may take at most, 95th percentile; 0 for no limit of its own."""
     probation_s: float
     """For which it is watched."""
+    boot: str
+    begun_ns: int
+    """On the monotonic clock of that boot."""
+    deadline_s: float
+    """Within which it is to have switched."""
+    cancelled: str = ""
+    """Who wants another deployment instead; empty for nobody."""
     back: bool = False
     """A bundle that was here before is gone back to: it is neither tried nor held to the least version."""
     state: State = "RECEIVE"

@@ -70,8 +70,8 @@ class Loop:
 
         `source` names where the samples come from: `place` is where an earlier run got to in it, or its start when it
         is to be run through `again`. None: no samples will come, and the place stays as it is. `on_record` gets every
-        record as it is journalled, from any thread, and may not call the loop. With `learned`, checkpoints lie there and
-        the bundle is used where it is, in a directory of this user's own.
+        record as it is journalled, from any thread, and may not call the loop. With `learned`, checkpoints lie
+        there and the bundle is used where it is, in a directory of one's own.
 
         Raises SettingError, StoreError, BundleError, ProgramError, JournalError; nothing is left open then.
         """

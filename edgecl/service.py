@@ -100,6 +100,8 @@ class Service:
             case Reopen():
                 return self._reopened()
         with self._using:
+            if isinstance(request, HandOver) and not self._loop:
+                return self.status()
             loop = self._open_loop()
             match request:
                 case Pause() | Resume():

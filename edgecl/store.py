@@ -18,7 +18,7 @@ from typing import Final
 from edgecl import disk, unpack
 from edgecl.bundle import Bundle, open_in_place
 from edgecl.errors import StoreError
-from edgecl.manifest import Manifest
+from edgecl.manifest import MAX_MANIFEST_BYTES, Manifest
 from edgecl.unpack import MANIFEST, SIGNATURE
 
 CURRENT: Final = "current"
@@ -35,12 +35,17 @@ class Store:
 
     def manifest(self, identity: str) -> Manifest:
         """Of a bundle whose manifest has been received. Raises BundleError: it is no manifest."""
-        path = self._object(identity)
+        return unpack.check_manifest(self.read_object(identity), identity[:12])
+
+    def read_object(self, digest: str) -> bytes:
+        """A small object, such as a signature."""
+        path = self._object(digest)
         try:
-            data = path.read_bytes()
+            if path.stat().st_size > MAX_MANIFEST_BYTES:
+                raise StoreError(f"{path}: too large to be read whole; deploy again")
+            return path.read_bytes()
         except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}; send the manifest first") from None
-        return unpack.check_manifest(data, identity[:12])
+            raise StoreError(f"{path}: {error.strerror}; send it first") from None
 
     def missing(self, manifest: Manifest) -> list[str]:
         """sha256 of the objects that are not here yet."""

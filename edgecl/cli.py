@@ -18,6 +18,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "inspect": ("edgecl.commands.inspect:inspect", "Show what a bundle is and what it needs."),
     "verify": ("edgecl.commands.verify:verify", "Check on this machine that a bundle computes what it should."),
     "run": ("edgecl.commands.run:run", "Answer samples and learn from them."),
+    "serve": ("edgecl.commands.serve:serve", "Answer with the bundle that is deployed to a store."),
     "domains": ("edgecl.commands.domains:domains", "List and change the domains of a state directory."),
     "classes": ("edgecl.commands.classes:classes", "List the classes of a state directory, and add new ones."),
     "label": ("edgecl.commands.label:label", "Give samples that were answered their labels."),

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class Pulse:
             case Checkpoint():
                 self._checkpoint_s = time.monotonic()
 
-    def status(self, loop: Loop, **common: Any) -> Status:
+    def status(self, loop: Loop) -> Status:
         """Of the loop that the records came from."""
         now_s, manifest = time.monotonic(), loop.manifest
         latencies, right = list(self._latencies_ns), list(self._right)
@@ -64,5 +64,4 @@ class Pulse:
             labelled=len(right),
             latency_ms=float(np.percentile(latencies, 95)) / 1e6 if latencies else 0.0,
             idle_s=now_s - self._last_s,
-            **common,
         )

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from edgecl import control, disk, resident, service_file
 from edgecl.errors import EdgeclError, RequestError, StoreError
 from edgecl.feed import Ended, Feed
@@ -125,16 +127,14 @@ class Service:
     def status(self) -> Status:
         """How the service is, without waiting for anything."""
         loop = self._loop
-        common = {
-            "source": self._file.source,
-            "ended": self._ended,
-            "paused": (self._directory / PAUSED).exists(),
-            "uptime_s": time.monotonic() - self._started_s,
-            "resident_bytes": resident.resident_bytes(),
-        }
-        if not loop:
-            return Status(bundle="", **common)
-        return self._pulse.status(loop, **common)
+        return msgspec.structs.replace(
+            self._pulse.status(loop) if loop else Status(bundle=""),
+            source=self._file.source,
+            ended=self._ended,
+            paused=(self._directory / PAUSED).exists(),
+            uptime_s=time.monotonic() - self._started_s,
+            resident_bytes=resident.resident_bytes(),
+        )
 
     def _open_loop(self) -> Loop:
         if not self._loop:

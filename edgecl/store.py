@@ -18,8 +18,7 @@ from typing import Final
 from edgecl import disk, unpack
 from edgecl.bundle import Bundle, open_in_place
 from edgecl.errors import StoreError
-from edgecl.manifest import MAX_MANIFEST_BYTES, Manifest
-from edgecl.unpack import MANIFEST, SIGNATURE
+from edgecl.manifest import MANIFEST, MAX_MANIFEST_BYTES, SIGNATURE, Manifest
 
 CURRENT: Final = "current"
 _ID: Final = re.compile(r"[0-9a-f]{64}")

@@ -1,4 +1,4 @@
-"""Whether a bundle does well enough: in its trial, against limits and the bundle before; on probation, while it answers."""
+"""Whether a bundle does well enough: in its trial, against limits and the bundle before; and on probation."""
 
 from typing import Final
 

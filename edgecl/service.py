@@ -161,32 +161,31 @@ class Service:
                 self._pause_again()
         if self._handing_s is not None or now_s < self._retry_s:
             return
-        current = self._store.current
-        if current and (not self._loop or self._loop.bundle.id != current):
-            try:
-                self._go_over(current)
-            except EdgeclError as error:
-                self._retry_s = now_s + RETRY_S
-                self._tell(str(error))
+        try:
+            self._go_over()
+        except EdgeclError as error:
+            self._retry_s = now_s + RETRY_S
+            self._tell(str(error))
 
     def _reopened(self) -> Status:
         """Go over to the current bundle now. Raises EdgeclError: it cannot be opened."""
         with self._using:
             self._handing_s = None
-            current = self._store.current
-            if current and (not self._loop or self._loop.bundle.id != current):
-                self._go_over(current)
-            elif not current and self._loop:
-                self._loop.close("no bundle is deployed any more")
-                self._loop = None
+            self._go_over()
             self._pause_again()
         return self.status()
 
-    def _go_over(self, current: str) -> None:
+    def _go_over(self) -> None:
+        """Open the current bundle, where it is not open. Raises EdgeclError; then none is open."""
         with self._using:
+            current = self._store.current
+            if current == (self._loop.bundle.id if self._loop else ""):
+                return
             if self._loop:
-                self._loop.close("another bundle is deployed")
-                self._loop = None
+                loop, self._loop = self._loop, None
+                loop.close("another bundle is deployed")
+            if not current:
+                return
             self._pulse = Pulse()
             manifest = self._store.manifest(current)
             self._loop = Loop(

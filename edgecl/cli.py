@@ -17,6 +17,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "search": ("export.search_command:search_command", "Choose a form of adaptor for new domains."),
     "inspect": ("edgecl.commands.inspect:inspect", "Show what a bundle is and what it needs."),
     "verify": ("edgecl.commands.verify:verify", "Check on this machine that a bundle computes what it should."),
+    "keys": ("edgecl.commands.keys:keys", "Make and list the keys that sign bundles."),
+    "sign": ("edgecl.commands.sign:sign", "Sign a bundle."),
     "run": ("edgecl.commands.run:run", "Answer samples and learn from them."),
     "serve": ("edgecl.commands.serve:serve", "Answer with the bundle that is deployed to a store."),
     "domains": ("edgecl.commands.domains:domains", "List and change the domains of a state directory."),

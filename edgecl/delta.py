@@ -4,14 +4,14 @@ A delta is a header and pieces. The header says what it makes and out of what:
 
     magic 8 | version u8 | reserved 3 | pieces u32 | base_bytes u64 | target_bytes u64 | base sha256 | target sha256
 
-in little-endian order; the fields of the base are zero where none is needed. Each piece makes PIECE_BYTES of the target,
-the last one what is left: `form u8 | element u8 | reserved 2 | bytes u32`, then a zstd frame of so many bytes that tells
-its content's size. What is in the frame depends on the form:
+in little-endian order; the fields of the base are zero where none is needed. Each piece makes PIECE_BYTES of the
+target, the last one what is left: `form u8 | element u8 | reserved 2 | bytes u32`, then a zstd frame of so many bytes,
+which tells the size of its content. What is in the frame depends on the form:
 
 * PLAIN        the piece
-* SHUFFLED     the exclusive or of the piece and the base at the same offset, its bytes in other order: the first byte of
-               every element of so many bytes, then the second of every one, and so on; a rest comes last, as it is
-* DICTIONARY   the piece, compressed with the bytes of the base around the same offset for a dictionary (raw content)
+* SHUFFLED     the exclusive or of the piece and the base at the same offset, its bytes in another order: the first byte
+               of every element, then the second of every one, and so on; a rest comes last, as it is
+* DICTIONARY   the piece, with the bytes of the base around the same offset for a dictionary (raw content)
 
 A piece has the form that makes it smallest, so a delta is never larger than the compressed object by more than its
 headers. Making and applying one hold a few pieces in memory, of objects of any size.

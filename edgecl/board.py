@@ -21,5 +21,8 @@ class Board:
     change_baud: Callable[[int], int | None] = lambda baud: None
     """Whether the line can go on at another speed, once the answer is out: the speed, or None."""
 
+    holds: int | None = None
+    """File of the lock that the receiving of a deployment holds, until this connection ends."""
+
     def __post_init__(self) -> None:
         self.objects = Objects(self.store)

@@ -7,9 +7,7 @@ to the same end; one that was begun too often is given up.
 """
 
 import contextlib
-import fcntl
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,15 +18,15 @@ from typing import Any, Final
 import msgspec
 
 from edgecl import control, deployments, disk, here, inherit, oms, trial, trust
-from edgecl.clock import boot_id
-from edgecl.deployments import Deployment, State
+from edgecl.boot import boot_id
+from edgecl.deployer_start import alone
+from edgecl.deployments import BEFORE_SWITCH, Deployment, State
 from edgecl.errors import BundleError, EdgeclError, StoreError
 from edgecl.requests import HandOver, Reopen, Request, Status, TellStatus
 from edgecl.routing import digest_of
 from edgecl.store import Store
 from edgecl.verdict import ROLL_BACKS, GiveUp, figures_of, judge, watch
 
-LOCK: Final = "deployer.lock"
 SCRATCH: Final = "trial"
 """Directory of trials and of learned state that is being taken over."""
 
@@ -45,22 +43,9 @@ LOOK_S: Final = 0.25
 """Between two looks at a service on probation."""
 
 
-def begin(directory: Path) -> None:
-    """Start a deployer that outlives its caller, if a deployment is under way that has all its files."""
-    found = deployments.read(directory).under_way
-    if found and found.state != "RECEIVE" and not _taken(directory):
-        subprocess.Popen(
-            [sys.executable, "-P", "-m", "edgecl.deployer", str(directory)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-
 def carry_on(directory: Path) -> None:
     """Carry the deployment that is under way to its outcome; nothing, where another process does. Raises StoreError."""
-    with _alone(directory) as mine:
+    with alone(directory) as mine:
         if mine:
             deployer = Deployer(directory)
             while deployer.step():
@@ -312,8 +297,6 @@ def late(now: Deployment) -> bool:
 Next = tuple[State, dict[str, Any]]
 """The state to enter, and what is to be recorded with it."""
 
-BEFORE_SWITCH: Final[tuple[State, ...]] = ("RECEIVE", "VERIFY", "STAGE", "TRIAL", "QUIESCE")
-
 HANDLERS: Final[dict[State, Callable[[Deployer, Deployment], Next]]] = {
     "VERIFY": Deployer.verify,
     "STAGE": Deployer.stage,
@@ -326,29 +309,6 @@ HANDLERS: Final[dict[State, Callable[[Deployer, Deployment], Next]]] = {
     "CLEAN": Deployer.clean,
 }
 """What each state does."""
-
-
-@contextmanager
-def _alone(directory: Path) -> Iterator[bool]:
-    """Whether this process is the one that carries deployments on, while the block runs."""
-    try:
-        lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-    except OSError as error:
-        raise StoreError(f"{directory}: {error.strerror}; give the directory of a store") from None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(lock)
-
-
-def _taken(directory: Path) -> bool:
-    with _alone(directory) as mine:
-        return not mine
 
 
 if __name__ == "__main__":

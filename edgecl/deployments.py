@@ -50,6 +50,10 @@ NAMES: Final[dict[State, str]] = {
 """What each state is for."""
 
 
+BEFORE_SWITCH: Final[tuple[State, ...]] = ("RECEIVE", "VERIFY", "STAGE", "TRIAL", "QUIESCE")
+"""States in which the board is as it was."""
+
+
 class Figures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a bundle did on this board: in a trial, or while it answered."""
 

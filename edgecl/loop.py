@@ -25,9 +25,10 @@ import numpy.typing as npt
 
 from edgecl import checkpoints, guard, journal, records, selftest, shift
 from edgecl.answer import Answer, answer_of
+from edgecl.boot import boot_id
 from edgecl.bundle import open_alone, open_in_place, read_detector, read_head
 from edgecl.checkpoints import Learned, Place
-from edgecl.clock import SystemClock, boot_id
+from edgecl.clock import SystemClock
 from edgecl.domains import Domains
 from edgecl.errors import EdgeclError, ProgramError
 from edgecl.here import check_here

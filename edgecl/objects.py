@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,6 +110,37 @@ class Objects:
                 disk.remove(new)
             disk.sync_directory(self.folder)
         return path
+
+    def make(self, sha256: str, fill: Callable[[Callable[[bytes], object]], object]) -> Path:
+        """Store an object that a function writes in pieces. Raises StoreError; BundleError: its bytes are others."""
+        path = self.path(sha256)
+        new = path.with_name(f".{sha256}.{os.getpid()}.new")
+        digest = hashlib.sha256()
+        with _disk_trouble(self.folder):
+            try:
+                disk.remove(new)
+                with new.open("xb") as file:
+
+                    def write(piece: bytes) -> None:
+                        digest.update(piece)
+                        file.write(piece)
+
+                    fill(write)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if digest.hexdigest() != sha256:
+                    raise BundleError(f"object {sha256}: its bytes are others; send it whole")
+                new.chmod(0o444)
+                new.rename(path)
+            finally:
+                disk.remove(new)
+            disk.sync_directory(self.folder)
+        return path
+
+    def remove(self, sha256: str) -> None:
+        """Forget an object that no bundle has. Raises StoreError."""
+        with _disk_trouble(self.folder):
+            self.path(sha256).unlink(missing_ok=True)
 
     def parts(self) -> tuple[Path, ...]:
         """What is not whole, for whoever collects garbage."""

@@ -13,12 +13,14 @@ import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from edgecl import disk, unpack
-from edgecl.bundle import Bundle, open_in_place
+from edgecl import disk
 from edgecl.errors import StoreError
 from edgecl.manifest import MANIFEST, MAX_MANIFEST_BYTES, SIGNATURE, Manifest
+
+if TYPE_CHECKING:
+    from edgecl.bundle import Bundle
 
 CURRENT: Final = "current"
 _ID: Final = re.compile(r"[0-9a-f]{64}")
@@ -34,7 +36,9 @@ class Store:
 
     def manifest(self, identity: str) -> Manifest:
         """Of a bundle whose manifest has been received. Raises BundleError: it is no manifest."""
-        return unpack.check_manifest(self.read_object(identity), identity[:12])
+        from edgecl.unpack import check_manifest  # late, as it brings numpy, which the agent does without
+
+        return check_manifest(self.read_object(identity), identity[:12])
 
     def read_object(self, digest: str) -> bytes:
         """A small object, such as a signature."""
@@ -78,8 +82,10 @@ class Store:
         except OSError as error:
             raise StoreError(f"{place}: {error.strerror or error}; make room, or repair the store") from None
 
-    def open(self, identity: str) -> Bundle:
+    def open(self, identity: str) -> "Bundle":
         """A bundle that is staged, every byte of it verified. Raises BundleError."""
+        from edgecl.bundle import open_in_place  # late, as above
+
         return open_in_place(self.place(identity))
 
     def place(self, identity: str) -> Path:

@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from edgecl import control, deployer
+from edgecl import control, deployer_start
 from edgecl.commands.interrupt import Interrupt
 from edgecl.commands.printer import Printer
 from edgecl.errors import EdgeclError, StoreError
@@ -50,7 +50,7 @@ def serve(store: Path, as_json: bool) -> int:
                 notifier.alive()
                 if time.monotonic() - looked_s > LOOK_S:
                     looked_s = time.monotonic()
-                    deployer.begin(store)
+                    deployer_start.begin(store)
                     notifier.status(_line(service))
             reason = interrupt.caught or reason
             notifier.stopping()

@@ -38,7 +38,7 @@ OBJECT: Final = re.compile(r"objects/([0-9a-f]{64})")
 SERVED: Final = (
     OBJECT,
     re.compile(rf"(journal|samples)/{_NAME}\.mcap"),
-    re.compile(rf"learned(/{_NAME}){{2,3}}"),
+    re.compile(rf"learned(/{_NAME}){{2,4}}"),
 )
 _READ_BYTES: Final = 1 << 20
 

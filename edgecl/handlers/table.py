@@ -5,9 +5,9 @@ from typing import Any, Final
 
 import msgspec
 
-from edgecl import messages
+from edgecl import messages, orders
 from edgecl.board import Board
-from edgecl.handlers import basic, files
+from edgecl.handlers import basic, deploying, files, pulling
 
 Handler = tuple[type[msgspec.Struct], Callable[[Board, Any], msgspec.Struct]]
 """The struct that the request is, and a function of the board and it, which may raise any EdgeclError."""
@@ -23,4 +23,15 @@ HANDLERS: Final[Mapping[messages.Code, Handler]] = {
     messages.HASHES: (messages.Nothing, files.hashes),
     messages.HELLO: (messages.HelloRequest, basic.hello),
     messages.WANTED: (messages.WantedRequest, files.wanted),
+    orders.BEGIN: (orders.BeginRequest, deploying.begin),
+    orders.DEPLOYMENT: (orders.NumberRequest, deploying.follow),
+    orders.RECEIVED: (orders.NumberRequest, deploying.received),
+    orders.HISTORY: (orders.HistoryRequest, deploying.history),
+    orders.CANCEL: (orders.CancelRequest, deploying.cancel),
+    orders.BACK: (orders.BackRequest, deploying.back),
+    orders.APPLY: (orders.ApplyRequest, deploying.apply),
+    orders.ASK: (orders.AskRequest, pulling.ask),
+    orders.LIST: (orders.ListRequest, pulling.listing),
+    orders.ACKNOWLEDGE: (orders.AcknowledgeRequest, pulling.acknowledge),
+    orders.LOG: (orders.LogRequest, pulling.log),
 }

@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 
 from edgecl import control, deployments, trust
+from edgecl.boot import boot_id
 from edgecl.bundle import open_bundle
-from edgecl.clock import boot_id
 from edgecl.deployments import Deployment
 from edgecl.manifest import MANIFEST
 from edgecl.objects import Objects

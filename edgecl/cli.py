@@ -22,6 +22,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "classes": ("edgecl.commands.classes:classes", "List the classes of a state directory, and add new ones."),
     "label": ("edgecl.commands.label:label", "Give samples that were answered their labels."),
     "devices": ("edgecl.commands.devices:devices", "List the devices that a bundle can be built for."),
+    "probe": ("firmware_host.commands.probe:probe", "Show what a board is."),
+    "doctor": ("firmware_host.commands.doctor:doctor", "Find out what is wrong with a board, or with this computer."),
+    "check": ("firmware_host.commands.check:check", "Say whether a bundle will run on a board."),
+    "provision": ("firmware_host.commands.provision:provision", "Put edgecl onto a board, with its service."),
 }
 """Name of a command -> where it is, and what it does."""
 

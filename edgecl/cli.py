@@ -21,6 +21,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "domains": ("edgecl.commands.domains:domains", "List and change the domains of a state directory."),
     "classes": ("edgecl.commands.classes:classes", "List the classes of a state directory, and add new ones."),
     "label": ("edgecl.commands.label:label", "Give samples that were answered their labels."),
+    "agent": ("edgecl.commands.agent:agent", "Answer a host on stdin and stdout; hosts start it."),
     "devices": ("edgecl.commands.devices:devices", "List the devices that a bundle can be built for."),
     "probe": ("firmware_host.commands.probe:probe", "Show what a board is."),
     "doctor": ("firmware_host.commands.doctor:doctor", "Find out what is wrong with a board, or with this computer."),

@@ -4,6 +4,7 @@ Samples are read in one thread and answered in another, so a bundle is opened, a
 answers. What the service is asked for comes by `STORE/socket`, in threads of its own.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from typing import Final
 import msgspec
 
 from edgecl import control, disk, resident, service_file
-from edgecl.errors import EdgeclError, RequestError, StoreError
+from edgecl.errors import EdgeclError, JournalError, RequestError, StoreError
 from edgecl.feed import Ended, Feed
 from edgecl.journal import Record
 from edgecl.loop import Loop
@@ -76,14 +77,21 @@ class Service:
             yield None if isinstance(item, Ended) else item
 
     def take(self, item: Sample | Damaged) -> None:
-        """Answer a sample."""
+        """Answer a sample. Where the disk fails, the loop is closed, and opened again when that has passed."""
         with self._using:
             if not self._loop:
                 return
-            if isinstance(item, Damaged):
-                self._loop.damaged(item.position, item.reason)
-            else:
-                self._loop.predict(item.x, position=item.position, y=item.y)
+            try:
+                if isinstance(item, Damaged):
+                    self._loop.damaged(item.position, item.reason)
+                else:
+                    self._loop.predict(item.x, position=item.position, y=item.y)
+            except (StoreError, JournalError) as error:
+                self._tell(str(error))
+                self._retry_s = time.monotonic() + RETRY_S
+                loop, self._loop = self._loop, None
+                with contextlib.suppress(EdgeclError):
+                    loop.close(str(error))
             self._position = item.position + 1
 
     def close(self, reason: str) -> None:

@@ -22,7 +22,8 @@ from typing import Final
 import msgspec
 
 from edgecl import __version__, devices
-from edgecl.clock import BOOT_ID, SYNCHRONISED
+from edgecl.boot import BOOT_ID
+from edgecl.clock import SYNCHRONISED
 
 PROGRAM_S: Final = 20.0
 """No program that is asked takes so long, importing ONNX Runtime on a slow card among them."""

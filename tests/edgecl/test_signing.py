@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -409,6 +410,31 @@ def test_a_key_that_says_not_what_for_is_trusted_for_nothing(text: str | None, p
     assert len(found.problems) == 1 and problem in found.problems[0] and "\n" not in found.problems[0]
 
 
+def test_a_name_that_hides_is_no_name(tmp_path: Path) -> None:
+    board, key = tmp_path / "trust.d", pair(tmp_path, "one").public
+    trust.add(board, key, ("*",))
+    for suffix in (".pem", ".toml"):
+        (board / f"one{suffix}").rename(board / f".one{suffix}")
+    found = trust.read(board)
+    assert found.keys == () and "'.one' is no name for a key" in found.problems[0]
+
+
+def test_paths_and_names_that_are_no_text_do_no_harm(
+    tiny_manifest: Manifest, tiny_files: dict[str, bytes], tmp_path: Path
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    key = pair(tmp_path, "one")
+    bundle.write(tiny_manifest, tiny_files, folder / "tiny").close()
+    with signed.sign(folder / "tiny", key) as opened:
+        odd = keys.PublicKey(folder.name, key.public.der)
+        assert signed.tell(opened, [odd]).signer == folder.name
+        files = signed.digests(opened) | {"program.pte": "0" * 64}
+        with pytest.raises(BundleError, match="is of another program.pte") as error:
+            oms.verify_apart((folder / "tiny" / "signature.json").read_bytes(), files, [odd], str(folder))
+        assert str(error.value).startswith(f"{folder}: signature.json: ")
+
+
 def test_a_cut_while_a_key_is_added_or_removed_trusts_no_more_than_before(tmp_path: Path) -> None:
     board, key = tmp_path / "trust.d", pair(tmp_path, "one").public
     trust.add(board, key, ("gate",))
@@ -416,6 +442,15 @@ def test_a_cut_while_a_key_is_added_or_removed_trusts_no_more_than_before(tmp_pa
     assert trust.read(board) == trust.Trust((), False, ())
     trust.add(board, key, ("gate",))
     assert [one.key for one in trust.read(board).keys] == [key]
+
+
+def test_the_example_of_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "guide" / "signing.md").read_text("utf-8")
+    found = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert len(found) == 1
+    monkeypatch.chdir(tmp_path)
+    exec(compile(found[0], "signing.md", "exec"), {})
+    assert [one.key.name for one in trust.read(tmp_path / "state" / "trust.d").keys] == ["release-2026"]
 
 
 # Commands

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from edgecl import control, disk, resident, service_file
+from edgecl import control, deployments, disk, resident, service_file
 from edgecl.errors import EdgeclError, JournalError, RequestError, StoreError
 from edgecl.feed import Ended, Feed
 from edgecl.journal import Record
@@ -202,6 +202,7 @@ class Service:
                 self._settings,
                 source=self._file.source,
                 learned=self._store.learned(manifest.lineage, current),
+                told=self._deployed(current),
                 on_record=self._record,
             )
             self._position = max(self._position, self._loop.place.position)
@@ -209,6 +210,13 @@ class Service:
             self._say(f"{manifest.name} version {manifest.version} answers, at step {self._loop.state.step}")
             if self._feed and (self._feed.given, self._feed.classes) != (manifest.input, self._loop.classes):
                 self._close_feed("")
+
+    def _deployed(self, current: str) -> dict[str, str]:
+        """What the journal is to tell of how a bundle came here: unsigned ones run in development mode alone."""
+        for one in reversed(deployments.read(self._directory).deployments):
+            if one.bundle == current:
+                return {"deployment": str(one.number), "deployed_by": one.by, "signed_by": one.signed_by}
+        return {}
 
     def _record(self, record: Record) -> None:
         self._pulse.note(record)

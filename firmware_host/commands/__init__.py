@@ -1,0 +1,1 @@
+"""The commands of the host, one file a subject."""

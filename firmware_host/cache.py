@@ -1,4 +1,4 @@
-"""Objects that were deployed from here, by their SHA-256: what boards have, so that the next ones can be sent as deltas.
+"""Objects that were deployed from here, by their SHA-256, so that the next ones can be sent as deltas from them.
 
 `$XDG_CACHE_HOME/edgecl/objects/<sha256>`, no more than KEPT_BYTES; what was used longest ago goes first. Nothing
 depends on it: a cache that cannot be read or written is as good as an empty one.

@@ -1,14 +1,19 @@
 """Every kind of link, by the kind of address that it reaches."""
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
-from edgecl.errors import LinkError
-from firmware_host.links.link import Link, Options
+from firmware_host.links.address import Address, LocalAddress, SerialAddress, SshAddress, parse
+from firmware_host.links.link import USUAL, Link, Options
 from firmware_host.links.local import Local
+from firmware_host.links.serial import Serial
+from firmware_host.links.ssh import Ssh
 
-USUAL: Final = Options()
+LINKS: Final[Mapping[type[Address], Callable[[Any, Options], Link]]] = {
+    LocalAddress: Local,
+    SshAddress: Ssh,
+    SerialAddress: Serial,
+}
 
 
 def link_to(text: str, options: Options = USUAL, names: Callable[[str], str | None] = lambda name: None) -> Link:
@@ -16,8 +21,5 @@ def link_to(text: str, options: Options = USUAL, names: Callable[[str], str | No
 
     Raises LinkError: it is no address.
     """
-    text = names(text) or text
-    if not text.startswith("local:"):
-        raise LinkError(f"{text!r}: no address of a device; write local:DIR")
-    rest = text.removeprefix("local:")
-    return Local(text, Path(rest).expanduser().absolute() if rest else None, options)
+    address = parse(text, names)
+    return LINKS[type(address)](address, options)

@@ -1,1 +1,1 @@
-"""The commands of the host, one file a subject."""
+"""Commands that need a link to a board, one file a command."""

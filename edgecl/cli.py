@@ -20,6 +20,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "keys": ("edgecl.commands.keys:keys", "Make and list the keys that sign bundles."),
     "sign": ("edgecl.commands.sign:sign", "Sign a bundle."),
     "run": ("edgecl.commands.run:run", "Answer samples and learn from them."),
+    "deploy": ("firmware_host.commands.deploy:deploy", "Bring a bundle onto devices."),
     "serve": ("edgecl.commands.serve:serve", "Answer with the bundle that is deployed to a store."),
     "domains": ("edgecl.commands.domains:domains", "List and change the domains of a state directory."),
     "classes": ("edgecl.commands.classes:classes", "List the classes of a state directory, and add new ones."),

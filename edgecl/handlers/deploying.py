@@ -11,7 +11,7 @@ import msgspec
 from edgecl import deployer_start, deployments, trust
 from edgecl.board import Board
 from edgecl.boot import boot_id
-from edgecl.deployments import BEFORE_SWITCH, Change, Deployment, Entered, State
+from edgecl.deployments import BEFORE_SWITCH, Change, Deployment, Entered, Outcome, State
 from edgecl.errors import RequestError, StoreError
 from edgecl.manifest import SIGNATURE
 from edgecl.manifest_reader import decode
@@ -125,7 +125,10 @@ def cancel(board: Board, request: CancelRequest) -> DeploymentAnswer:
             raise RequestError(f"deployment {found.number}: it is over ({found.outcome}); there is nothing to give up")
         found = msgspec.structs.replace(found, cancelled=request.by)
         if found.state == "RECEIVE":
-            found = _ended(found, f"given up by {request.by}")
+            if request.reason:
+                found = _ended(found, request.reason, "refused")
+            else:
+                found = _ended(found, f"given up by {request.by}")
         change.write(change.control.put(found))
     return DeploymentAnswer(deployment=found)
 
@@ -200,10 +203,9 @@ def _held(there: Deployment) -> str:
     )
 
 
-def _ended(deployment: Deployment, reason: str) -> Deployment:
-    return msgspec.structs.replace(
-        deployment, state="END", outcome="superseded", reason=reason, trace=(*deployment.trace, _entered("END"))
-    )
+def _ended(deployment: Deployment, reason: str, outcome: Outcome = "superseded") -> Deployment:
+    trace = (*deployment.trace, _entered("END"))
+    return msgspec.structs.replace(deployment, state="END", outcome=outcome, reason=reason, trace=trace)
 
 
 def _entered(state: State) -> Entered:

@@ -7,14 +7,15 @@ Whoever can start `edgecl agent` on the board, or write on the serial line where
 import contextlib
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from edgecl import channel, smp
 from edgecl.board import Board
-from edgecl.channel import Channel, Pace
+from edgecl.channel import PIPE, Channel
 from edgecl.errors import BundleError, EdgeclError, RequestError
 from edgecl.handlers.table import HANDLERS, Handler
+from edgecl.line import Line
 from edgecl.messages import CONSOLE_BYTES, EDGECL, Code, Failure, PlainFailure, Refusal
 from edgecl.smp import MalformedError, Message
 from edgecl.streams import ByteStream
@@ -26,26 +27,34 @@ CODES: Final = {RequestError: smp.NOT_FOUND, BundleError: smp.CORRUPT}
 def serve(
     stream: ByteStream,
     board: Board,
-    pace: Pace,
     *,
-    lost: Callable[[], None] = lambda: None,
-    answered: Callable[[], None] = lambda: None,
+    line: Line | None = None,
     handlers: Mapping[Code, Handler] = HANDLERS,
     stall_s: float = channel.STALL_S,
 ) -> None:
-    """Answer requests until the stream ends. `lost` is called when a session has ended, or the line seems to have
-    another speed; `answered` after each answer.
-    """
+    """Answer requests until the stream ends. `line` is the terminal that the stream is on, where it is on one."""
 
-    def over() -> None:
+    def revert() -> None:
         board.greeted = False
-        lost()
+        if line:
+            line.revert()
+            ends.pace = line.pace
 
-    ends = Channel(stream, pace, serves=True, stall_s=stall_s, lost=over)
+    ends = Channel(stream, line.pace if line else PIPE, serves=True, stall_s=stall_s, lost=revert)
+    if line:
+        board.change_baud = line.ask
     repeated: tuple[bytes, bytes] | None = None
-    with contextlib.suppress(EOFError, TimeoutError), ends.kept_alive() as busy:
+    with contextlib.suppress(EOFError), ends.kept_alive() as busy:
         while True:
-            request = ends.receive(idle=True)
+            try:
+                request = ends.receive(line.silence_s if line else None, idle=True)
+            except TimeoutError:
+                if not line:
+                    return  # the host takes nothing any more
+                revert()
+                continue
+            if line:
+                line.heard()
             board.console = ends.framing == "console"
             if board.console and repeated and repeated[0] == request:
                 ends.send(repeated[1])  # over a console, it is the host that repeats what may have been lost
@@ -55,8 +64,11 @@ def serve(
             busy(False)
             writes = len(request) > 0 and request[0] & 7 == smp.WRITE
             repeated = (request, answer) if board.console and writes else None
-            ends.send(answer)
-            answered()
+            with contextlib.suppress(TimeoutError):  # whoever asked has gone; on a line another may come
+                ends.send(answer)
+            if line:
+                line.answered()
+                ends.pace = line.pace
 
 
 def respond(board: Board, request: bytes, handlers: Mapping[Code, Handler] = HANDLERS) -> bytes:

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from edgecl import console, frames
@@ -30,7 +30,7 @@ ALIVE_EVERY_S: Final = 2.0
 _LONGEST_RETRY_S: Final = 4.0
 
 DAMAGED: Final = 3
-"""Frames damaged in a row after which the line is taken for one of another speed."""
+"""Frames damaged in a row, with no session open, after which the line is taken for one of another speed."""
 
 
 Framing = Literal["frames", "console"]
@@ -44,6 +44,12 @@ class Pace:
     window: int
     """Pieces sent and not yet acknowledged; less than half of the sequences."""
     retry_s: float
+    baud: int | None = None
+    """Of a serial line."""
+
+    def seconds(self, count: int) -> float:
+        """That so many bytes take on a line."""
+        return 10 * count / self.baud if self.baud else 0.0
 
 
 PIPE: Final = Pace(piece_bytes=frames.MAX_PAYLOAD_BYTES, window=16, retry_s=15.0)
@@ -52,8 +58,8 @@ PIPE: Final = Pace(piece_bytes=frames.MAX_PAYLOAD_BYTES, window=16, retry_s=15.0
 
 def line_pace(baud: int) -> Pace:
     """For a serial line: pieces short enough that few are hit, a window that covers the way there and back."""
-    pace = Pace(piece_bytes=1024, window=8, retry_s=0.0)
-    return Pace(pace.piece_bytes, pace.window, retry_s=0.15 + 2 * pace.window * pace.piece_bytes * 10 / baud)
+    pace = Pace(piece_bytes=1024, window=8, retry_s=0.15, baud=baud)
+    return replace(pace, retry_s=pace.retry_s + 2 * pace.seconds(pace.window * pace.piece_bytes))
 
 
 class Channel:
@@ -72,7 +78,7 @@ class Channel:
         lost: Callable[[], None] = lambda: None,
     ) -> None:
         """`serves`: this side answers, and lets the other begin sessions. `lost` is called when a session has ended,
-        or DAMAGED frames in a row were damaged.
+        or none comes through.
         """
         self.pace = pace
         self.framing: Framing = "frames"
@@ -237,7 +243,7 @@ class Channel:
             if self._scan(encoded):
                 return
             self._damaged += 1
-            if self._damaged % DAMAGED == 0:
+            if not self._opened and self._damaged % DAMAGED == 0:
                 self._lost()
             if self._opened and self._gap is None:
                 self._control(frames.NAK)

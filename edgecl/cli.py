@@ -26,6 +26,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "label": ("edgecl.commands.label:label", "Give samples that were answered their labels."),
     "agent": ("edgecl.commands.agent:agent", "Answer a host on stdin and stdout; hosts start it."),
     "devices": ("edgecl.commands.devices:devices", "List the devices that a bundle can be built for."),
+    "probe": ("firmware_host.commands.probe:probe", "Show what a board is."),
+    "doctor": ("firmware_host.commands.doctor:doctor", "Find out what is wrong with a board, or with this computer."),
+    "check": ("firmware_host.commands.check:check", "Say whether a bundle will run on a board."),
+    "provision": ("firmware_host.commands.provision:provision", "Put edgecl onto a board, with its service."),
 }
 """Name of a command -> where it is, and what it does."""
 

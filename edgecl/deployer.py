@@ -230,8 +230,7 @@ class Deployer:
     def _move(self, made: Path, place: Path) -> None:
         """Put learned state in its place, whole."""
         try:
-            if not made.is_dir():
-                return
+            made.mkdir(parents=True, exist_ok=True)  # with nothing in it, the bundle begins as built
             if (place / "tested").is_file():
                 disk.replace(made / "tested", (place / "tested").read_bytes())
             place.parent.mkdir(parents=True, exist_ok=True)

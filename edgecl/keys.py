@@ -2,7 +2,7 @@
 
 The fingerprint of a key is the SHA-256 of its public half in PEM as OpenSSL and edgecl write it: what `sha256sum
 NAME.pem` prints, and what a signature names its key by. Public keys are read here without the cryptography package,
-which costs 15 MB of memory: their DER has one exact form on this curve.
+which takes 9 MB of memory: their DER has one exact form on this curve.
 """
 
 import base64

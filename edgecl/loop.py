@@ -13,7 +13,7 @@ A state directory belongs to one loop at a time and holds
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -64,6 +64,7 @@ class Loop:
         source: str | None = "",
         again: bool = False,
         learned: Path | None = None,
+        told: Mapping[str, str] | None = None,
         clock: journal.Clock | None = None,
         on_record: Callable[[journal.Record], None] | None = None,
     ) -> None:
@@ -72,7 +73,7 @@ class Loop:
         `source` names where the samples come from: `place` is where an earlier run got to in it, or its start when it
         is to be run through `again`. None: no samples will come, and the place stays as it is. `on_record` gets every
         record as it is journalled, from any thread, and may not call the loop. With `learned`, checkpoints lie
-        there and the bundle is used where it is, in a directory of one's own.
+        there and the bundle is used where it is, in a directory of one's own. `told` is journalled with the settings.
 
         Raises SettingError, StoreError, BundleError, ProgramError, JournalError; nothing is left open then.
         """
@@ -159,6 +160,7 @@ class Loop:
                     learned=self._learned(),
                     seen=self._seq,
                     source=source or "",
+                    told=told or {},
                 )
             )
             self._journal.sync()
@@ -274,15 +276,10 @@ class Loop:
         """
         self._check_open()
         method = self.manifest.method("learn")
-        samples, labels = self._preprocess.labelled(x, y, len(self.manifest.classes))
         outcomes: list[Outcome] = []
-        for start in range(0, len(samples), method.batch):
-            some, classes = samples[start : start + method.batch], labels[start : start + method.batch]
-            rows = np.zeros((method.batch, len(self.manifest.classes)), np.float32)  # all zero: leave the sample out
-            rows[np.arange(len(some)), classes] = 1
-            padded = [some[i % len(some)] for i in range(method.batch)]
-            batch = Batch(padded, self._seq, self._seq + len(some) - 1, self._domains.active, rows)
-            self._seq += len(some)
+        for count, samples, rows in self._preprocess.batches(x, y, len(self.manifest.classes), method.batch):
+            batch = Batch(samples, self._seq, self._seq + count - 1, self._domains.active, rows)
+            self._seq += count
             self._do(partial(self._update, batch, None, outcomes), wait=True)
         self._drain()
         return outcomes.count("committed")

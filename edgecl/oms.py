@@ -34,7 +34,7 @@ IGNORABLE: Final = frozenset({SIGNATURE, ".git", ".gitattributes", ".github", ".
 """What a signer may have left out: the signature, and what `model_signing` leaves out. No bundle has the latter."""
 
 TIMEOUT_S: Final = 60.0
-"""Verifying takes a second on the slowest board."""
+"""Verifying takes a quarter of a second on a PC, nearly all of it for starting the process."""
 
 Kind = TypeVar("Kind")
 
@@ -190,7 +190,9 @@ def verify(data: bytes, files: Mapping[str, str], trusted: Sequence[PublicKey], 
 
 def verify_apart(data: bytes, files: Mapping[str, str], trusted: Sequence[PublicKey], where: str) -> PublicKey:
     """`verify` in a process of its own, which ends with it. Raises BundleError."""
-    question = _Question(data[: MAX_SIGNATURE_BYTES + 1], dict(files), [(key.name, key.pem) for key in trusted], where)
+    # A name may hold bytes that are no text; the path, which may as well, stays here.
+    named = [(key.name.encode(errors="replace").decode(), key.pem) for key in trusted]
+    question = _Question(data[: MAX_SIGNATURE_BYTES + 1], dict(files), named)
     command = [sys.executable, "-P", "-m", "edgecl.oms"]
     try:
         child = subprocess.run(command, input=msgspec.json.encode(question), capture_output=True, timeout=TIMEOUT_S)
@@ -200,7 +202,7 @@ def verify_apart(data: bytes, files: Mapping[str, str], trusted: Sequence[Public
             f"{where}: its signature could not be verified: the process for it failed; try again"
         ) from None
     if answer.refused or answer.signer not in range(len(trusted)):
-        raise BundleError(answer.refused or f"{where}: nobody known signed it; sign it again")
+        raise BundleError(where + (answer.refused or ": nobody known signed it; sign it again"))
     return trusted[answer.signer]
 
 
@@ -208,7 +210,6 @@ class _Question(msgspec.Struct):
     signature: bytes
     files: dict[str, str]
     trusted: list[tuple[str, str]]
-    where: str
 
 
 class _Answer(msgspec.Struct):
@@ -305,7 +306,7 @@ def _main() -> None:
     asked = msgspec.json.decode(sys.stdin.buffer.read(), type=_Question)
     trusted = [keys.parse(pem.encode(), name, name) for name, pem in asked.trusted]
     try:
-        answer = _Answer(signer=trusted.index(verify(asked.signature, asked.files, trusted, asked.where)))
+        answer = _Answer(signer=trusted.index(verify(asked.signature, asked.files, trusted, "")))
     except BundleError as error:
         answer = _Answer(refused=str(error))
     print(msgspec.json.encode(answer).decode())

@@ -4,16 +4,19 @@ Samples are read in one thread and answered in another, so a bundle is opened, a
 answers. What the service is asked for comes by `STORE/socket`, in threads of its own.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from edgecl import control, disk, resident, service_file
-from edgecl.errors import EdgeclError, RequestError, StoreError
+from edgecl import control, deployments, disk, resident, service_file
+from edgecl.engine_choice import choose
+from edgecl.errors import EdgeclError, JournalError, RequestError, StoreError
 from edgecl.feed import Ended, Feed
 from edgecl.journal import Record
 from edgecl.loop import Loop
@@ -76,14 +79,21 @@ class Service:
             yield None if isinstance(item, Ended) else item
 
     def take(self, item: Sample | Damaged) -> None:
-        """Answer a sample."""
+        """Answer a sample. Where the disk fails, the loop is closed, and opened again when that has passed."""
         with self._using:
             if not self._loop:
                 return
-            if isinstance(item, Damaged):
-                self._loop.damaged(item.position, item.reason)
-            else:
-                self._loop.predict(item.x, position=item.position, y=item.y)
+            try:
+                if isinstance(item, Damaged):
+                    self._loop.damaged(item.position, item.reason)
+                else:
+                    self._loop.predict(item.x, position=item.position, y=item.y)
+            except (StoreError, JournalError) as error:
+                self._tell(str(error))
+                self._retry_s = time.monotonic() + RETRY_S
+                loop, self._loop = self._loop, None
+                with contextlib.suppress(EdgeclError):
+                    loop.close(str(error))
             self._position = item.position + 1
 
     def close(self, reason: str) -> None:
@@ -191,9 +201,10 @@ class Service:
             self._loop = Loop(
                 self._store.place(current),
                 self._directory,
-                self._settings,
+                replace(self._settings, engine=choose(self._file.engine, manifest)),
                 source=self._file.source,
                 learned=self._store.learned(manifest.lineage, current),
+                told=self._deployed(current),
                 on_record=self._record,
             )
             self._position = max(self._position, self._loop.place.position)
@@ -201,6 +212,13 @@ class Service:
             self._say(f"{manifest.name} version {manifest.version} answers, at step {self._loop.state.step}")
             if self._feed and (self._feed.given, self._feed.classes) != (manifest.input, self._loop.classes):
                 self._close_feed("")
+
+    def _deployed(self, current: str) -> dict[str, str]:
+        """What the journal is to tell of how a bundle came here: unsigned ones run in development mode alone."""
+        for one in reversed(deployments.read(self._directory).deployments):
+            if one.bundle == current:
+                return {"deployment": str(one.number), "deployed_by": one.by, "signed_by": one.signed_by}
+        return {}
 
     def _record(self, record: Record) -> None:
         self._pulse.note(record)

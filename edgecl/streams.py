@@ -44,7 +44,7 @@ class FdStream:
         self._flags = {fd: fcntl.fcntl(fd, fcntl.F_GETFL) for fd in (reading, writing)}
         for fd, flags in self._flags.items():
             fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_NONBLOCK)
-            with contextlib.suppress(OSError):  # no pipe, or the user has too many
+            with contextlib.suppress(OSError, AttributeError):  # no pipe, too many of them, or not Linux
                 fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     def read(self, timeout_s: float | None) -> bytes:

@@ -70,6 +70,8 @@ def read(directory: Path) -> Trust:
         raise StoreError(f"{directory}: {error.strerror or error}; make it readable") from None
     for path in paths[:MAX_KEYS]:
         try:
+            if not keys.NAME.fullmatch(path.stem):
+                raise KeyFileError(f"{path}: {path.stem!r} is no name for a key; use letters, digits, dots and dashes")
             found.append(Trusted(keys.read_public(path), _lineages(path.with_suffix(".toml"))))
         except EdgeclError as error:
             problems.append(str(error))

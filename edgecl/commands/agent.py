@@ -6,8 +6,9 @@ from pathlib import Path
 import click
 
 from edgecl import agent as agents
+from edgecl import line as lines
 from edgecl.board import Board
-from edgecl.channel import PIPE, STALL_S
+from edgecl.channel import STALL_S
 from edgecl.streams import FdStream
 
 
@@ -18,11 +19,14 @@ def agent(store: Path | None) -> None:
     store = store or default_store()
     output = os.dup(1)
     os.dup2(2, 1)  # whatever prints, prints beside the messages
+    line = lines.opened(0)
     stream = FdStream(0, output, stall_s=STALL_S)
     try:
-        agents.serve(stream, Board(store.absolute()), PIPE)
+        agents.serve(stream, Board(store.absolute()), line=line)
     finally:
         stream.close()
+        if line:
+            line.close()
 
 
 def default_store() -> Path:

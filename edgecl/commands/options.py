@@ -59,3 +59,11 @@ def passphrase_of(file: Path | None, prompt: str, *, confirm: bool = False) -> s
     if not line:
         raise KeyFileError(f"{file}: its first line is empty; write the passphrase there")
     return line
+
+
+def duration_ms(text: str) -> float:
+    """A time in milliseconds, from `40 ms` or `0.5 s`; a plain number is of milliseconds. Raises BadParameter."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(ms|s|)", text.strip())
+    if found is None or float(found[1]) == 0:
+        raise click.BadParameter(f'"{text}" is no time; write it like "40 ms"')
+    return float(found[1]) * (1000 if found[2] == "s" else 1)

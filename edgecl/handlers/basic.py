@@ -27,6 +27,7 @@ def echo(board: Board, request: EchoRequest) -> EchoAnswer:
 
 def parameters(board: Board, request: Nothing) -> ParametersAnswer:
     """The largest message over a console. One at a time."""
+    board.greeted = False  # other clients than edgecl's begin with this
     return ParametersAnswer(buf_size=CONSOLE_BYTES, buf_count=1)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from edgecl.channel import Pace
 from edgecl.errors import LinkError
@@ -29,12 +29,23 @@ class Options:
     stall_s: float = STALL_S
 
 
+USUAL: Final = Options()
+
+
 class Connection(ByteStream, Protocol):
     """An open link."""
 
-    pace: Pace
+    line: bool
+    """Whether it is a serial line, which begins in lines of text."""
+    base_baud: int
+    """The speed that a line begins with."""
     baud: int | None
-    """The speed that a serial line may go on at; None where there is no such thing."""
+    """The speed that it should go on at; None for the same."""
+
+    @property
+    def pace(self) -> Pace:
+        """At the speed that it has."""
+        ...
 
     def set_baud(self, baud: int) -> None:
         """Go on at another speed."""

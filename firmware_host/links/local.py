@@ -1,25 +1,25 @@
 """An agent on this machine: for trying things out, and for a computer that is its own board."""
 
 import sys
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from edgecl.errors import LinkError
-from firmware_host.links.link import Options
+from firmware_host.links.address import LocalAddress
+from firmware_host.links.link import USUAL, Options
 from firmware_host.links.process import Process
 
 
 class _Agent(Process):
-    def __init__(self, address: str, options: Options, directory: Path | None) -> None:
+    def __init__(self, to: LocalAddress, options: Options) -> None:
         python = [sys.executable, "-P", "-m", "edgecl"]
         command = [*([options.agent] if options.agent else python), "agent"]
-        if store := directory or options.store:
+        if store := to.directory or options.store:
             command += ["--store", str(store)]
         try:
             super().__init__(command, stall_s=options.stall_s)
         except OSError as error:
-            raise LinkError(f"{address}: {command[0]}: {error.strerror}; name another agent") from None
-        self._address = address
+            raise LinkError(f"{to.text}: {command[0]}: {error.strerror}; name another agent") from None
+        self._address = to.text
 
     def failure(self, found: str) -> LinkError:
         code, said = self.outcome() if found == "ended" else (None, "")
@@ -32,10 +32,12 @@ class _Agent(Process):
 class Local:
     """A child process."""
 
-    address: str
-    directory: Path | None = None
-    """Its store; None for the agent's own choice."""
-    options: Options = field(default_factory=Options)
+    to: LocalAddress
+    options: Options = USUAL
+
+    @property
+    def address(self) -> str:
+        return self.to.text
 
     def open(self) -> _Agent:
-        return _Agent(self.address, self.options, self.directory)
+        return _Agent(self.to, self.options)

@@ -17,8 +17,10 @@ _ENDING_S: Final = 5.0
 class Process:
     """The stream of a process, which ends with it."""
 
-    pace = PIPE
+    line = False
+    base_baud = 0
     baud: int | None = None
+    pace = PIPE
 
     def __init__(self, command: Sequence[str], *, stall_s: float) -> None:
         """Start it. Raises OSError."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -474,10 +475,18 @@ def test_a_statement_that_names_what_is_not_there_is_refused(name: str, victim: 
     victim.refused_here("which the bundle does not have")
 
 
+def leave_out(name: str, resources: list[Json]) -> None:
+    resources[:] = [one for one in resources if one["name"] != name]
+
+
+def put_in(place: int, one: Json, resources: list[Json]) -> None:
+    resources.insert(place, one)
+
+
 def test_a_statement_that_leaves_out_a_file_is_refused(victim: Victim) -> None:
     for name in [one["name"] for one in victim.statement["predicate"]["resources"]]:
         kept = victim.signature.read_bytes()
-        named(victim, lambda resources, name=name: resources.remove(next(r for r in resources if r["name"] == name)))
+        named(victim, partial(leave_out, name))
         victim.refused_here("another bundle" if name == "manifest.json" else f"does not name {name}")
         victim.signature.write_bytes(kept)
 
@@ -486,7 +495,7 @@ def test_a_statement_that_names_a_file_twice_is_refused(victim: Victim) -> None:
     twice = {"name": "program.pte", "algorithm": "sha256", "digest": "0" * 64}
     for place in (0, 100):
         kept = victim.signature.read_bytes()
-        named(victim, lambda resources, place=place: resources.insert(place, twice))
+        named(victim, partial(put_in, place, twice))
         victim.refused_here("names 'program.pte' twice")
         victim.signature.write_bytes(kept)
 
@@ -538,7 +547,7 @@ def test_verifying_does_not_load_cryptography_into_the_process_that_asks(victim:
         "                        signed.signature(opened), opened.origin)\n"
         "print(found.name, [name for name in sys.modules if name.startswith('cryptography')])"
     )
-    command = [sys.executable, "-P", "-c", code, victim.path, victim.board]
+    command = [sys.executable, "-P", "-c", code, str(victim.path), str(victim.board)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "release []\n"
 

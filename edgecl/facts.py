@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from edgecl import __version__, devices
+from edgecl import __version__, boot, devices
 from edgecl.boot import BOOT_ID
 from edgecl.clock import SYNCHRONISED
 
@@ -150,7 +150,7 @@ def read(store: Path, *, root: Path = Path("/")) -> Facts:
     """The facts of this board, or of the one whose files lie below `root`."""
     memory = dict(_pairs(_text(root / "proc/meminfo"), ":"))
     trust = _below(root, store) / "trust.d"
-    arch, model = os.uname().machine, _model(root)
+    arch, model = os.uname().machine, boot.model(root)
     profile = devices.of_model(model, arch)
     return Facts(
         edgecl=__version__,
@@ -241,11 +241,6 @@ def _existing(path: Path, root: Path) -> Path:
 
 def _below(root: Path, path: Path) -> Path:
     return root / path.absolute().relative_to("/")
-
-
-def _model(root: Path) -> str:
-    places = ("proc/device-tree/model", "sys/firmware/devicetree/base/model", "sys/class/dmi/id/product_name")
-    return next((text for place in places if (text := _text(root / place))), "")
 
 
 def _libc() -> str:

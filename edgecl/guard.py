@@ -17,6 +17,7 @@ CANARIES: Final = "canaries"
 BUSY: Final = "busy"
 HELD: Final = "held"
 GONE: Final = "gone"
+FULL: Final = "journal"
 
 
 @dataclass(frozen=True)

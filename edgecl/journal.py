@@ -10,6 +10,7 @@ a chunk filled up); a power cut loses no more than that, on a medium that honour
 before it writes a checkpoint: what a checkpoint has learned is always in the journal.
 """
 
+import contextlib
 import re
 import threading
 from collections.abc import Iterator
@@ -24,11 +25,15 @@ from edgecl import recovery, segment
 from edgecl.errors import JournalError
 from edgecl.journal_pb2 import (
     DESCRIPTOR,
+    Boot,
     Checkpoint,
     Class,
+    ClockSet,
     Damaged,
     Domain,
+    Dropped,
     End,
+    Gap,
     Guard,
     Kept,
     Label,
@@ -44,12 +49,16 @@ from edgecl.journal_pb2 import (
 )
 
 __all__ = [
+    "Boot",
     "Checkpoint",
     "Class",
     "Clock",
+    "ClockSet",
     "Damaged",
     "Domain",
+    "Dropped",
     "End",
+    "Gap",
     "Guard",
     "Journal",
     "Kept",
@@ -74,7 +83,37 @@ __all__ = [
 SEGMENT_BYTES: Final = 8 << 20
 """A segment that has this size is sealed and the next one begun: small enough to pull whole over a slow link."""
 
-Record = Run | Prediction | Damaged | Shift | Domain | Update | Guard | Label | Class | Checkpoint | Loss | Sample | End
+SEGMENT_NS: Final = 15 * 60 * 10**9
+"""A segment is sealed when it is so old, so that what a quiet board has seen can be pulled all the same."""
+
+RESERVE: Final = 16
+"""The last so-manieth part of a quota is left to records that are rare and must not be missing."""
+
+LOOK_NS: Final = 10**9
+"""Between two looks whether a full journal has been pulled."""
+
+VERSION: Final = 1
+"""Of the schema. It goes up when a field changes its meaning, and never because fields or topics are added."""
+
+Record = (
+    Run
+    | Prediction
+    | Damaged
+    | Shift
+    | Domain
+    | Update
+    | Guard
+    | Label
+    | Class
+    | Checkpoint
+    | Loss
+    | Sample
+    | End
+    | Boot
+    | ClockSet
+    | Gap
+    | Dropped
+)
 
 TOPICS: Final[dict[str, type[Record]]] = {
     "/run": Run,
@@ -90,6 +129,10 @@ TOPICS: Final[dict[str, type[Record]]] = {
     "/loss": Loss,
     "/sample": Sample,
     "/end": End,
+    "/boot": Boot,
+    "/clock": ClockSet,
+    "/gap": Gap,
+    "/dropped": Dropped,
 }
 
 
@@ -119,23 +162,39 @@ class Journal:
     full, nothing appended before is forgotten: `append` and `sync` may be called again once there is room.
     """
 
-    def __init__(self, directory: Path, *, boot: str, clock: Clock, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        boot: str,
+        clock: Clock,
+        segment_bytes: int = SEGMENT_BYTES,
+        segment_ns: int = SEGMENT_NS,
+        quota_bytes: int = 0,
+    ) -> None:
         """Continue the journal in a directory, which `recover` has seen to, with a new segment.
 
         `boot` names this boot of the board: letters and digits, such as the kernel's boot_id without its hyphens.
+        Nothing is appended beyond a quota, if one is given: whoever has the segments must delete them.
         """
         if not re.fullmatch(_BOOT, boot):
             raise JournalError(f"{boot!r} cannot name a boot; give 1 to 64 letters and digits")
+        self._directory = directory
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._number = max((number for number, _ in _segments(directory)), default=0)
+            before = _segments(directory)
+            self._sealed_bytes = sum(path.stat().st_size for _, path in before)
         except OSError as error:
             raise segment.disk_error(directory, error) from None
-        self._directory = directory
+        self._number = before[-1][0] if before else 0
+        self.new_boot = not any(path.name.startswith(f"{boot}-") for _, path in before)
+        """Whether the journal has nothing of this boot yet."""
         self._boot = boot
         self._clock = clock
-        self._segment_bytes = segment_bytes
+        self._segment_bytes, self._segment_ns = segment_bytes, segment_ns
+        self._quota_bytes, self._looked_ns = quota_bytes, 0
         self._segment: segment.Writer | None = None
+        self._begun_ns = 0
         self._sequence = 0
         self._lock = threading.Lock()
 
@@ -144,10 +203,38 @@ class Journal:
         """Of the newest segment."""
         return self._number
 
+    @property
+    def full(self) -> bool:
+        """Whether there is room for rare records alone, because no host has taken the segments. Threads may ask."""
+        return bool(self._quota_bytes) and not self._room(self._quota_bytes - self._quota_bytes // RESERVE)
+
     def append(self, record: Record) -> None:
         """Stamp a record and add it to the chunk in memory."""
         with self._lock:
+            if self._quota_bytes and not self._room(self._quota_bytes):
+                raise JournalError(
+                    f"{self._directory}: no host has taken the {self._quota_bytes} bytes that a journal may have; "
+                    "pull them: edgecl pull"
+                )
             self._append(record)
+
+    def _room(self, limit_bytes: int) -> bool:
+        """Whether the journal is smaller. Segments that somebody else deleted are noticed within LOOK_NS."""
+        if self._bytes() < limit_bytes:
+            return True
+        now_ns = self._clock.monotonic_ns()
+        if now_ns - self._looked_ns >= LOOK_NS or not self._looked_ns:
+            self._looked_ns = now_ns
+            written = self._segment.path if self._segment else None
+            total = 0
+            with contextlib.suppress(OSError):  # deleted meanwhile: seen at the next look
+                for _, path in _segments(self._directory):
+                    total += path.stat().st_size if path != written else 0
+                self._sealed_bytes = total
+        return self._bytes() < limit_bytes
+
+    def _bytes(self) -> int:
+        return self._sealed_bytes + (self._segment.size + self._segment.pending if self._segment else 0)
 
     def _append(self, record: Record) -> None:
         stamp = record.stamp
@@ -162,14 +249,22 @@ class Journal:
                 f"a {type(record).__name__} of {len(data)} bytes, more than the limit of {segment.MAX_RECORD_BYTES}; "
                 "keep smaller samples"
             )
-        if self._segment and self._segment.size >= self._segment_bytes:
-            self._segment.seal()
-            self._segment = None
+        if self._segment and (
+            self._segment.size + self._segment.pending >= self._segment_bytes
+            or stamp.monotonic_ns - self._begun_ns >= self._segment_ns
+        ):
+            self._seal(self._segment)
         if not self._segment:
             self._segment = segment.Writer(self._directory / f"{self._boot}-{self._number + 1}.mcap")
             self._number += 1
+            self._begun_ns = stamp.monotonic_ns
         self._segment.add(_CHANNELS[type(record)], stamp.wall_ns, stamp.sequence, data)
         self._sequence += 1
+
+    def _seal(self, done: segment.Writer) -> None:
+        done.seal()
+        self._sealed_bytes += done.size
+        self._segment = None
 
     def sync(self) -> None:
         """Make everything appended so far durable."""
@@ -185,7 +280,7 @@ class Journal:
         with self._lock:
             if self._segment:
                 try:
-                    self._segment.seal()
+                    self._seal(self._segment)
                 except JournalError:
                     self._segment.close()
                     raise
@@ -207,7 +302,8 @@ def read(path: Path) -> Iterator[Record | Torn]:
     A segment that is not whole gives the records before the damage, exactly, and then a Torn; reading goes on with the
     next segment. Topics that this edgecl does not know are left out. No more than one chunk is held in memory.
 
-    Raises JournalError: nothing is there, it cannot be read, or one file was named and it is not MCAP at all.
+    Raises JournalError: nothing is there, it cannot be read, a later edgecl has given its fields another meaning, or
+    one file was named and it is not MCAP at all.
     """
     try:
         if path.is_dir():
@@ -256,6 +352,8 @@ def next_seq(directory: Path) -> int:
                         learned = max(learned, Update.FromString(message.data).last_seq)
                     elif message.channel.topic == "/prediction":
                         return max(learned, Prediction.FromString(message.data).seq) + 1
+                    elif message.channel.topic == "/gap" and (gap := Gap.FromString(message.data)).samples:
+                        return max(learned, gap.last_seq) + 1
                     elif message.channel.topic == "/sample":
                         return max(learned, Sample.FromString(message.data).seq) + 1
     except OSError as error:
@@ -275,6 +373,12 @@ def _read_segment(path: Path) -> Iterator[Record | Torn]:
                 if not found.sealed:
                     yield Torn(path, found.offset, found.bytes_lost, found.reason)
                 return
+            if any(message.channel.version > VERSION for message in found.messages):
+                version = max(message.channel.version for message in found.messages)
+                raise JournalError(
+                    f"{path}: written in version {version} of the journal, this edgecl reads up to {VERSION}; "
+                    "update edgecl"
+                )
             try:
                 records = [
                     TOPICS[message.channel.topic].FromString(message.data)
@@ -294,19 +398,45 @@ def _segments(directory: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found if match)
 
 
-def _file_descriptor_set() -> bytes:
-    """The schema that MCAP wants with protobuf: a FileDescriptorSet, which is field 1 repeated, of our one file."""
-    data, length = DESCRIPTOR.serialized_pb, bytearray()
-    left = len(data)
-    while left > 0x7F:
-        length.append(left & 0x7F | 0x80)
-        left >>= 7
-    return b"\x0a" + bytes(length) + bytes([left]) + data
+def _schema(record: type[Record]) -> bytes:
+    """What MCAP wants with protobuf: a FileDescriptorSet, here of our file with no messages but those of a record.
+
+    Cut out by hand, as google.protobuf.descriptor_pb2 would cost memory on every board.
+    """
+    needed, left = set[str](), [record.DESCRIPTOR]
+    while left:
+        message = left.pop()
+        needed.add(message.name)
+        left += [field.message_type for field in message.fields if field.message_type]
+    data, kept, at = DESCRIPTOR.serialized_pb, bytearray(), 0
+    while at < len(data):
+        start, tag = at, data[at]
+        length, at = _varint(data, at + 1)
+        body = data[at : at + length]
+        at += length
+        if tag != _MESSAGE_TYPE or body[2 : 2 + body[1]].decode() in needed:
+            kept += data[start:at]
+    length, head = len(kept), bytearray(b"\x0a")
+    while length > 0x7F:
+        head.append(length & 0x7F | 0x80)
+        length >>= 7
+    return bytes(head + bytes([length]) + kept)
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number in a descriptor, and the offset behind it."""
+    value = shift = 0
+    while data[at] & 0x80:
+        value |= (data[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+    return value | data[at] << shift, at + 1
 
 
 _BOOT: Final = "[A-Za-z0-9]{1,64}"
 _SEGMENT: Final = re.compile(rf"{_BOOT}-([0-9]{{1,12}})\.mcap")
-_SCHEMA: Final = _file_descriptor_set()
+_MESSAGE_TYPE: Final = 0x22
+"""Tag of a message in a FileDescriptorProto, whose other fields in our file have lengths as well."""
 _CHANNELS: Final = {
-    record: segment.Channel(topic, record.DESCRIPTOR.full_name, _SCHEMA) for topic, record in TOPICS.items()
+    record: segment.Channel(topic, record.DESCRIPTOR.full_name, _schema(record), VERSION)
+    for topic, record in TOPICS.items()
 }

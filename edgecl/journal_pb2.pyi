@@ -3,7 +3,8 @@
 isort:skip_file
 Records of edgecl's journal. What they mean and how they lie in files: docs/formats/journal.md.
 
-A record only ever gains fields. A field that a writer does not know stays at its default.
+A record only ever gains fields. A field that a writer does not know stays at its default. What a field means never
+changes: edgecl/journal.py has the version of the schema for when one must.
 """
 
 from collections import abc as _abc
@@ -766,6 +767,151 @@ class Loss(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Loss: _TypeAlias = Loss  # noqa: Y015
+
+@_typing.final
+class Boot(_message.Message):
+    """The board has booted since the last run that this journal has: what it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAMP_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    ARCH_FIELD_NUMBER: _builtins.int
+    KERNEL_FIELD_NUMBER: _builtins.int
+    CORES_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """of the board, as it calls itself; empty where it does not"""
+    arch: _builtins.str
+    kernel: _builtins.str
+    """release"""
+    cores: _builtins.int
+    @_builtins.property
+    def stamp(self) -> Global___Stamp: ...
+    def __init__(
+        self,
+        *,
+        stamp: Global___Stamp | None = ...,
+        model: _builtins.str = ...,
+        arch: _builtins.str = ...,
+        kernel: _builtins.str = ...,
+        cores: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arch", b"arch", "cores", b"cores", "kernel", b"kernel", "model", b"model", "stamp", b"stamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Boot: _TypeAlias = Boot  # noqa: Y015
+
+@_typing.final
+class ClockSet(_message.Message):
+    """How the wall clock stands to the one that counts from boot: at the start of a run, and whenever somebody has set it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAMP_FIELD_NUMBER: _builtins.int
+    OFFSET_NS_FIELD_NUMBER: _builtins.int
+    MOVED_NS_FIELD_NUMBER: _builtins.int
+    offset_ns: _builtins.int
+    """wall_ns - monotonic_ns from here on"""
+    moved_ns: _builtins.int
+    """against the last ClockSet of the run; 0 in the first"""
+    @_builtins.property
+    def stamp(self) -> Global___Stamp: ...
+    def __init__(
+        self,
+        *,
+        stamp: Global___Stamp | None = ...,
+        offset_ns: _builtins.int = ...,
+        moved_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["moved_ns", b"moved_ns", "offset_ns", b"offset_ns", "stamp", b"stamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClockSet: _TypeAlias = ClockSet  # noqa: Y015
+
+@_typing.final
+class Gap(_message.Message):
+    """Answers and skipped updates that were not journalled, as the journal had reached its quota. It stands behind the gap."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAMP_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    FIRST_SEQ_FIELD_NUMBER: _builtins.int
+    LAST_SEQ_FIELD_NUMBER: _builtins.int
+    SINCE_NS_FIELD_NUMBER: _builtins.int
+    records: _builtins.int
+    samples: _builtins.int
+    """answered, of these"""
+    first_seq: _builtins.int
+    """of the samples"""
+    last_seq: _builtins.int
+    since_ns: _builtins.int
+    """monotonic_ns of the first record that is missing"""
+    @_builtins.property
+    def stamp(self) -> Global___Stamp: ...
+    def __init__(
+        self,
+        *,
+        stamp: Global___Stamp | None = ...,
+        records: _builtins.int = ...,
+        samples: _builtins.int = ...,
+        first_seq: _builtins.int | None = ...,
+        last_seq: _builtins.int | None = ...,
+        since_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_seq", b"_first_seq", "_last_seq", b"_last_seq", "first_seq", b"first_seq", "last_seq", b"last_seq", "stamp", b"stamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_seq", b"_first_seq", "_last_seq", b"_last_seq", "first_seq", b"first_seq", "last_seq", b"last_seq", "records", b"records", "samples", b"samples", "since_ns", b"since_ns", "stamp", b"stamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__first_seq: _TypeAlias = _typing.Literal["first_seq"]  # noqa: Y015
+    _WhichOneofArgType__first_seq: _TypeAlias = _typing.Literal["_first_seq", b"_first_seq"]  # noqa: Y015
+    _WhichOneofReturnType__last_seq: _TypeAlias = _typing.Literal["last_seq"]  # noqa: Y015
+    _WhichOneofArgType__last_seq: _TypeAlias = _typing.Literal["_last_seq", b"_last_seq"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_seq) -> _WhichOneofReturnType__first_seq | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_seq) -> _WhichOneofReturnType__last_seq | None: ...
+
+Global___Gap: _TypeAlias = Gap  # noqa: Y015
+
+@_typing.final
+class Dropped(_message.Message):
+    """The oldest samples were deleted, as their ring had reached its quota."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STAMP_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    file: _builtins.str
+    """name of the segment of samples"""
+    bytes: _builtins.int
+    records: _builtins.int
+    @_builtins.property
+    def stamp(self) -> Global___Stamp: ...
+    def __init__(
+        self,
+        *,
+        stamp: Global___Stamp | None = ...,
+        file: _builtins.str = ...,
+        bytes: _builtins.int = ...,
+        records: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "file", b"file", "records", b"records", "stamp", b"stamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Dropped: _TypeAlias = Dropped  # noqa: Y015
 
 @_typing.final
 class Sample(_message.Message):

@@ -29,8 +29,9 @@ from edgecl.boot import boot_id
 from edgecl.bundle import open_alone, open_in_place, read_detector, read_head
 from edgecl.checkpoints import Learned, Place
 from edgecl.clock import SystemClock
+from edgecl.clock import Watch as ClockWatch
 from edgecl.domains import Domains
-from edgecl.errors import EdgeclError, ProgramError
+from edgecl.errors import EdgeclError, ProgramError, RequestError
 from edgecl.here import check_here
 from edgecl.learning import Batch, Learning, Outcome
 from edgecl.operations import Doing, Operations
@@ -146,10 +147,20 @@ class Loop:
                 *(seq + 1 for seq in self._teaching.known),
             )
             self._journal = stack.enter_context(
-                journal.Journal(state_directory / "journal", boot=boot_id(), clock=self._clock)
+                journal.Journal(
+                    state_directory / "journal",
+                    boot=boot_id(),
+                    clock=self._clock,
+                    quota_bytes=settings.journal_bytes,
+                )
             )
+            self._gap: journal.Gap | None = None
+            self._clock_watch = ClockWatch(self._clock)
             for loss in losses:
                 self._note(loss)
+            if self._journal.new_boot:
+                self._note(records.board())
+            self._see_to_clock()
             self._note(
                 records.run(
                     self.bundle,
@@ -180,6 +191,7 @@ class Loop:
                 checkpoint=self._checkpoint,
                 note=self._note,
                 next_seq=lambda: self._seq,
+                check_room=self._check_room,
             ),
             rehearse=settings.rehearse,
         )
@@ -252,7 +264,8 @@ class Loop:
                 look = shift.look(self.manifest.detector.calibration, likeness.similarity)
                 if changed := self._watch.note(look):
                     self._note(journal.Shift(seq=answer.seq, **asdict(changed)))
-            self._samples.keep(answer.seq, position, x, y, seen.domain)
+            for dropped in self._samples.keep(answer.seq, position, x, y, seen.domain):
+                self._note(dropped)
             self._seq += 1
             self._next = position + 1
         if batch := self._domains.collect(seen.domain, x, answer.seq):
@@ -272,9 +285,11 @@ class Loop:
         """Learn from labelled samples [n, ...], or from one, now: the number of updates that were committed.
 
         `y` is the index of the class of each. They are not answered, and get sequence numbers like those that are.
-        Raises BundleError: the bundle cannot learn from labels. ProgramError: the samples or labels do not fit it.
+        Raises RequestError: the journal is full. BundleError: the bundle cannot learn from labels. ProgramError: the
+        samples or labels do not fit it.
         """
         self._check_open()
+        self._check_room()
         method = self.manifest.method("learn")
         outcomes: list[Outcome] = []
         for count, samples, rows in self._preprocess.batches(x, y, len(self.manifest.classes), method.batch):
@@ -329,6 +344,10 @@ class Loop:
     def _offer(self, batch: Batch) -> None:
         if self.operations.held:
             self._learning.skip(guard.HELD, f"samples {batch.first_seq} to {batch.last_seq}", batch.domain)
+            return
+        if self._journal.full:
+            detail = f"samples {batch.first_seq} to {batch.last_seq}: the journal is full; pull it: edgecl pull"
+            self._learning.skip(guard.FULL, detail, batch.domain)
             return
         place = Place(source=self._place.source, position=self._next)
         if not self._do(partial(self._update, batch, place, []), wait=self._settings.wait):
@@ -389,15 +408,20 @@ class Loop:
     def _sync_sometimes(self) -> None:
         if self._clock.monotonic_ns() - self._synced_ns >= SYNC_NS:
             self._synced_ns = self._clock.monotonic_ns()
+            self._see_to_clock()
             self._later(self._sync)  # an answer does not wait for the disk
 
     def _sync(self) -> None:
         self._journal.sync()
         self._synced_ns = self._clock.monotonic_ns()
 
+    def _see_to_clock(self) -> None:
+        if changed := self._clock_watch.look():
+            self._note(changed)
+
     def _note(self, record: journal.Record) -> None:
         with self._order:
-            self._journal.append(record)
+            self._write_down(record)
             count = self._count
             count.samples += isinstance(record, journal.Prediction)
             count.damaged += isinstance(record, journal.Damaged)
@@ -405,6 +429,29 @@ class Loop:
             count.refused += isinstance(record, journal.Guard)
             if self._on_record:
                 self._on_record(record)
+
+    def _write_down(self, record: journal.Record) -> None:
+        """Journal a record; or, of a journal that is full, count it where answers go on without it."""
+        frequent = isinstance(record, journal.Prediction | journal.Damaged | journal.Shift) or (
+            isinstance(record, journal.Guard) and record.action == journal.Guard.SKIPPED
+        )
+        if frequent and self._journal.full:
+            gap = self._gap = self._gap or journal.Gap(since_ns=self._clock.monotonic_ns())
+            gap.records += 1
+            if isinstance(record, journal.Prediction):
+                gap.first_seq = gap.first_seq if gap.samples else record.seq
+                gap.last_seq = record.seq
+                gap.samples += 1
+            return
+        if self._gap and (frequent or isinstance(record, journal.End)):  # there is room again, or nothing more comes
+            gap, self._gap = self._gap, None
+            self._journal.append(gap)
+        self._journal.append(record)
+
+    def _check_room(self) -> None:
+        """Before something is changed that must be journalled. Raises RequestError."""
+        if self._journal.full:
+            raise RequestError("the journal is full, so nothing is learned or changed; pull it first: edgecl pull")
 
     def _check_open(self) -> None:
         if not self._open:

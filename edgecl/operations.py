@@ -75,6 +75,8 @@ class Doing:
     """Only in the thread that learns."""
     note: Callable[[journal.Record], None]
     next_seq: Callable[[], int]
+    check_room: Callable[[], None]
+    """Raises RequestError: the journal has no room for a change."""
 
 
 class Operations:
@@ -177,6 +179,7 @@ class Operations:
     def add_class(self, name: str) -> int:
         """A class joins; its index. Raises RequestError: there is one of that name, or too many."""
         _check_name(name, "class")
+        self._doing.check_room()
         with self._one:
             if name in self._teaching.names:
                 raise RequestError(f"class {name}: there is one of that name; give another")
@@ -196,8 +199,12 @@ class Operations:
     # labels
 
     def label(self, given: Sequence[Given]) -> Labelled:
-        """Learn labels of samples that were answered. Those that cannot be learned are told; the others are."""
+        """Learn labels of samples that were answered. Those that cannot be learned are told; the others are.
+
+        Raises RequestError: the journal is full.
+        """
         with self._one:
+            self._doing.check_room()
             self._doing.drain()
             lessons, unchanged, refused = self._lessons(given)
             if not lessons:
@@ -292,7 +299,8 @@ class Operations:
         name: str = "",
         other: int | None = None,
     ) -> None:
-        """Note a change of the bank, make it, and wait until it has settled."""
+        """Note a change of the bank, make it, and wait until it has settled. Raises RequestError."""
+        self._doing.check_room()
         with self._doing.turn:
             name = name or self._domains.name(number)
             seq = self._doing.next_seq()

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Final
 
-from edgecl import __version__, _runtime, journal
+from edgecl import __version__, _runtime, boot, journal
 from edgecl.answer import Answer
 from edgecl.bundle import Bundle
 from edgecl.checkpoints import Learned
@@ -20,6 +20,13 @@ EVENTS: Final[Mapping[Event, journal.Domain.Event.ValueType]] = {
     "merged": journal.Domain.MERGED,
     "entered": journal.Domain.ENTERED,
 }
+
+
+def board() -> journal.Boot:
+    """What this board is."""
+    here = os.uname()
+    cores = len(os.sched_getaffinity(0))
+    return journal.Boot(model=boot.model(), arch=here.machine, kernel=here.release, cores=cores)
 
 
 def run(
@@ -45,6 +52,7 @@ def run(
         "domains": domains,
         "hysteresis": settings.hysteresis,
         "keep_bytes": settings.keep_bytes,
+        "journal_bytes": settings.journal_bytes,
         "rehearsal_bytes": settings.rehearsal_bytes,
         "rehearse": settings.rehearse,
         **told,

@@ -27,6 +27,8 @@ from edgecl.segment import (
     MESSAGE_INDEX,
     RECORD,
     SCHEMA,
+    STATISTICS,
+    VERSION,
     Channel,
     Message,
     Writer,
@@ -113,6 +115,24 @@ def backwards(file: BinaryIO) -> Iterator[Message]:
         yield from reversed(messages)
 
 
+def count(file: BinaryIO) -> int:
+    """The number of messages in a segment: as its summary tells, or else of those that can be read."""
+    size = os.fstat(file.fileno()).st_size
+    if _ends_sealed(file):
+        file.seek(size - _END_BYTES)
+        _, _, start, _ = FOOTER_HEAD.unpack(file.read(FOOTER_HEAD.size))
+        file.seek(min(start, size))
+        summary = file.read(_MAX_SUMMARY_BYTES)
+        at = 0
+        while _is_summary(start, summary) and at < len(summary) - _END_BYTES:
+            opcode, length = RECORD.unpack_from(summary, at)
+            if opcode == STATISTICS:
+                return int.from_bytes(summary[at + RECORD.size :][:8], "little")
+            at += RECORD.size + length
+    file.seek(0)
+    return sum(len(found.messages) for found in scan(file) if isinstance(found, Chunk))
+
+
 def repair(path: Path) -> tuple[Stop, int] | None:
     """Replace a segment that was not sealed by its whole part, sealed: what was lost and how many messages were kept.
     None where it is sealed. The repaired segment is written beside the other and renamed.
@@ -180,13 +200,27 @@ def _messages(body: bytes, channels: dict[int, Channel]) -> list[Message]:
             schemas[int.from_bytes(record[:2], "little")] = name, record[place + 4 :]
         elif opcode == CHANNEL:
             number, schema = struct.unpack_from("<HH", record)
-            channels[number] = Channel(_read_text(record, 4)[0], *schemas.get(schema, ("", b"")))
+            topic, place = _read_text(record, 4)
+            name, described = schemas.get(schema, ("", b""))
+            channels[number] = Channel(topic, name, described, _version(record, _read_text(record, place)[1]))
         elif opcode == MESSAGE:
             number, sequence, log_time_ns, _ = MESSAGE_FIELDS.unpack_from(record)
             if number not in channels:
                 raise _DamagedError("a message on an undeclared channel")
             found.append(Message(channels[number], log_time_ns, sequence, record[MESSAGE_FIELDS.size :]))
     return found
+
+
+def _version(channel: bytes, at: int) -> int:
+    """What the metadata of a channel say of the version of its schema; 0 where they do not."""
+    end = at + 4 + struct.unpack_from("<I", channel, at)[0]
+    at += 4
+    while at < end:
+        key, at = _read_text(channel, at)
+        value, at = _read_text(channel, at)
+        if key == VERSION and value.isascii() and value.isdigit():
+            return int(value[:9])
+    return 0
 
 
 def _inflated(chunk: bytes) -> bytes:

@@ -1,11 +1,11 @@
 """The newest samples, kept as their sources gave them so that labels may come later: a ring of journal segments.
 
 `samples/<boot>-<n>.mcap` are segments of `/sample` records, each an eighth of the quota. As one is begun, the oldest go
-until those before it are within the quota: the ring takes an eighth more at most.
+until those before it are within the quota: the ring takes an eighth more at most. What goes is told, to be journalled.
 """
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from edgecl import journal
+from edgecl import journal, recovery
 from edgecl.errors import JournalError
 
 PARTS: Final = 8
@@ -39,10 +39,12 @@ class Samples:
             self._journal = journal.Journal(directory, boot=boot, clock=clock, segment_bytes=size)
         self._segments = 0
 
-    def keep(self, seq: int, position: int, x: npt.NDArray[Any], y: int | None, domain: int) -> None:
-        """Keep a sample. Raises JournalError."""
+    def keep(
+        self, seq: int, position: int, x: npt.NDArray[Any], y: int | None, domain: int
+    ) -> Sequence[journal.Dropped]:
+        """Keep a sample, and tell what had to go for it. Raises JournalError."""
         if not self._journal:
-            return
+            return ()
         self._journal.append(
             journal.Sample(
                 seq=seq,
@@ -56,7 +58,8 @@ class Samples:
         )
         if self._journal.number != self._segments:
             self._segments = self._journal.number
-            self._prune()
+            return self._prune()
+        return ()
 
     def find(self, seqs: Collection[int]) -> dict[int, journal.Sample]:
         """Those of these samples that are kept. Raises JournalError."""
@@ -88,15 +91,23 @@ class Samples:
     ) -> None:
         self.close()
 
-    def _prune(self) -> None:
-        sizes = [(path, path.stat().st_size) for path in journal.segments(self._directory)]
+    def _prune(self) -> list[journal.Dropped]:
+        sizes = []
+        for path in journal.segments(self._directory):
+            with contextlib.suppress(FileNotFoundError):  # a host has just acknowledged it
+                sizes.append((path, path.stat().st_size))
         total = sum(size for _, size in sizes)
+        dropped = []
         for path, size in sizes[:-1]:
             if total <= self._quota_bytes:
                 break
             with contextlib.suppress(OSError):
+                with path.open("rb") as file:
+                    records = recovery.count(file)
                 path.unlink()
+                dropped.append(journal.Dropped(file=path.name, bytes=size, records=records))
             total -= size
+        return dropped
 
 
 def array(record: journal.Sample) -> npt.NDArray[Any]:

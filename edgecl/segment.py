@@ -48,6 +48,9 @@ INDEX_ENTRY: Final = struct.Struct("<QQ")
 FOOTER_HEAD: Final = struct.Struct("<BQQQ")
 """A footer up to its checksum: opcode, 20, start of the summary, start of the summary offsets."""
 
+VERSION: Final = "edgecl-journal"
+"""Key of a channel's metadata."""
+
 _NEVER_NS: Final = (1 << 64) - 1
 
 
@@ -58,6 +61,8 @@ class Channel(NamedTuple):
     type: str
     schema: bytes
     """Serialised FileDescriptorSet with the type in it."""
+    version: int = 0
+    """Of the schema, in the sense of the journal; 0 where the file does not tell."""
 
 
 class Message(NamedTuple):
@@ -77,7 +82,7 @@ class Writer:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._size = 0
         self._chunk = bytearray()
         self._indexes: dict[int, bytearray] = {}
@@ -106,6 +111,11 @@ class Writer:
     def size(self) -> int:
         """Bytes written so far."""
         return self._size
+
+    @property
+    def pending(self) -> int:
+        """Bytes of the chunk in memory, before they are compressed."""
+        return len(self._chunk)
 
     def add(self, channel: Channel, log_time_ns: int, sequence: int, data: bytes) -> None:
         """Add a message to the chunk; a chunk that would grow too large is written first."""
@@ -158,13 +168,13 @@ class Writer:
         try:
             file = os.dup(self._file)
         except OSError as error:
-            raise disk_error(self._path, error) from None
+            raise disk_error(self.path, error) from None
 
         def settle() -> None:
             try:
                 os.fdatasync(file)
             except OSError as error:
-                raise disk_error(self._path, error) from None
+                raise disk_error(self.path, error) from None
             finally:
                 os.close(file)
 
@@ -218,8 +228,14 @@ class Writer:
             struct.pack("<I", len(channel.schema)),
             channel.schema,
         )
+        told = _text(VERSION) + _text(str(channel.version)) if channel.version else b""
         topic = _record(
-            CHANNEL, struct.pack("<HH", number, number), _text(channel.topic), _text("protobuf"), struct.pack("<I", 0)
+            CHANNEL,
+            struct.pack("<HH", number, number),
+            _text(channel.topic),
+            _text("protobuf"),
+            struct.pack("<I", len(told)),
+            told,
         )
         self._chunk += schema + topic
         self._schemas += schema
@@ -234,7 +250,7 @@ class Writer:
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, self._size)
-            raise disk_error(self._path, error) from None
+            raise disk_error(self.path, error) from None
         self._size += done
 
 

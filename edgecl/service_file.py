@@ -30,6 +30,8 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     hysteresis: int = Settings.hysteresis
     keep: str = "16 MB"
     """Samples on the disk; unlike a run, a service keeps some: deployments are tried on them, and labels come late."""
+    journal: str = "1 GB"
+    """The journal on the disk, until a host has taken it."""
     rehearsal: str = "1 MB"
     engine: str = AUTO
     """`auto`: ONNX Runtime with a GPU where the board has one and the bundle carries ONNX, else ExecuTorch."""
@@ -46,6 +48,7 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             domains=self.domains,
             hysteresis=self.hysteresis,
             keep_bytes=_bytes(self.keep, "keep", where),
+            journal_bytes=_bytes(self.journal, "journal", where),
             rehearsal_bytes=_bytes(self.rehearsal, "rehearsal", where),
             engine=DEFAULT if self.engine == AUTO else self.engine,
         )

@@ -11,6 +11,8 @@ from edgecl.manifest import MAX_DOMAINS, Learner
 MAX_SEED = (1 << 64) - 1
 """A seed is half of the key of the noise generator, Philox."""
 
+LEAST_JOURNAL_BYTES = 1 << 20
+
 
 class SettingError(EdgeclError):
     """A setting has a value that it cannot have: correct it."""
@@ -42,6 +44,8 @@ class Settings:
     """Samples that routing goes back, against flapping; 1 routes each sample by itself."""
     keep_bytes: int = 0
     """Disk for the newest samples, to which labels may come later; none are kept when 0."""
+    journal_bytes: int = 10**9
+    """Disk for the journal until a host has taken it: when it is full, nothing more is learned; 0 for no limit."""
     rehearsal_bytes: int = 1 << 20
     """Memory for labelled samples that are learned again with new ones."""
     rehearse: int = 4
@@ -58,6 +62,10 @@ class Settings:
             (f"budget_bytes {self.budget_bytes}: give 0 for none, or more", (self.budget_bytes or 0) < 0),
             (f"domains {self.domains}: give 1 to {MAX_DOMAINS}", not 1 <= (self.domains or 1) <= MAX_DOMAINS),
             (f"keep_bytes {self.keep_bytes}: give 0 for none, or more", self.keep_bytes < 0),
+            (
+                f"journal_bytes {self.journal_bytes}: give 0 for no limit, or {LEAST_JOURNAL_BYTES} or more",
+                self.journal_bytes != 0 and self.journal_bytes < LEAST_JOURNAL_BYTES,
+            ),
             (f"rehearsal_bytes {self.rehearsal_bytes}: give 0 for none, or more", self.rehearsal_bytes < 0),
             (f"rehearse {self.rehearse}: give 0 or more", self.rehearse < 0),
             (f"hysteresis {self.hysteresis}: give 1 or more", self.hysteresis < 1),

@@ -56,6 +56,8 @@ CANARIES: Final = "canaries"
               help="Samples that routing goes back; 1 routes each by itself.")  # fmt: skip
 @click.option("--keep", type=size, default="0", metavar="SIZE",
               help='Disk for the newest samples, for labels that come later, like "64 MB".')  # fmt: skip
+@click.option("--journal", "journal_size", type=size, default="1 GB", show_default=True, metavar="SIZE",
+              help="Disk for the journal, beyond which nothing is learned; 0 for no limit.")  # fmt: skip
 @click.option("--rehearsal", type=size, default="1 MB", show_default=True, metavar="SIZE",
               help="Memory for labelled samples that are learned again.")  # fmt: skip
 @click.option("--answers", type=click.Path(path_type=Path), help="Write the answers, a line of CSV each.")
@@ -77,6 +79,7 @@ def run(
     domains: int | None,
     hysteresis: int,
     keep: int,
+    journal_size: int,
     rehearsal: int,
     answers: Path | None,
     trace: Path | None,
@@ -98,6 +101,7 @@ def run(
         domains=domains,
         hysteresis=hysteresis,
         keep_bytes=keep,
+        journal_bytes=journal_size,
         rehearsal_bytes=rehearsal,
         engine=engine,
         trace=trace is not None,

@@ -88,6 +88,10 @@ def one_of_each() -> list[Record]:
         journal.Loss(file="x-1.mcap", bytes_lost=17, records_kept=90),
         journal.Sample(seq=64, position=0, y=1, dtype="uint8", shape=[2, 2, 3], x=bytes(range(12))),
         journal.End(reason="interrupted", samples=2, damaged=1, updates=0, refused=1),
+        journal.Boot(model="Raspberry Pi 5 Model B Rev 1.0", arch="aarch64", kernel="6.6.51+rpt-rpi-2712", cores=4),
+        journal.ClockSet(offset_ns=-5, moved_ns=1_700_000_000_000_000_000),
+        journal.Gap(records=9, samples=8, first_seq=66, last_seq=73, since_ns=17_000),
+        journal.Dropped(file="x-2.mcap", bytes=1 << 20, records=300),
     ]
 
 
@@ -155,8 +159,8 @@ def test_every_kind_of_record_is_read_back_as_it_was_appended(tmp_path: Path) ->
 def test_every_record_is_stamped(tmp_path: Path) -> None:
     written(tmp_path, one_of_each())
     stamps = [record.stamp for record in split(journal.read(tmp_path))[0]]
-    assert [stamp.sequence for stamp in stamps] == list(range(14))
-    assert [stamp.monotonic_ns for stamp in stamps] == [1000 * n for n in range(1, 15)]
+    assert [stamp.sequence for stamp in stamps] == list(range(18))
+    assert [stamp.monotonic_ns for stamp in stamps] == [1000 * n for n in range(1, 19)]
     assert {stamp.boot for stamp in stamps} == {BOOT}
     assert [stamp.quality for stamp in stamps[:3]] == [Stamp.UNSYNCHRONISED, Stamp.UNSYNCHRONISED, Stamp.SYNCHRONISED]
     assert [stamp.wall_ns > 1_600_000_000_000_000_000 for stamp in stamps[:3]] == [False, False, True]

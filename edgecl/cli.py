@@ -25,6 +25,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "domains": ("edgecl.commands.domains:domains", "List and change the domains of a state directory."),
     "classes": ("edgecl.commands.classes:classes", "List the classes of a state directory, and add new ones."),
     "label": ("edgecl.commands.label:label", "Give samples that were answered their labels."),
+    "journal": ("edgecl.commands.journal:journal", "See to the segments of a journal."),
+    "ingest": ("firmware_host.commands.ingest:ingest", "Make tables of the journals that were pulled."),
+    "query": ("firmware_host.commands.query:query", "Ask the tables of a host store, in SQL."),
     "agent": ("edgecl.commands.agent:agent", "Answer a host on stdin and stdout; hosts start it."),
     "devices": ("edgecl.commands.devices:devices", "List the devices that a bundle can be built for."),
     "probe": ("firmware_host.commands.probe:probe", "Show what a board is."),
@@ -34,7 +37,14 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 }
 """Name of a command -> where it is, and what it does."""
 
-EXTRAS: Final = {"torch": "export", "executorch": "export", "onnx": "export", "onnxscript": "export"}
+EXTRAS: Final = {
+    "torch": "export",
+    "executorch": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "duckdb": "host",
+    "pyarrow": "host",
+}
 """Packages that the base install does not bring -> the extra that does."""
 
 

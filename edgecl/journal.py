@@ -24,7 +24,6 @@ from google.protobuf.message import DecodeError
 from edgecl import recovery, segment
 from edgecl.errors import JournalError
 from edgecl.journal_pb2 import (
-    DESCRIPTOR,
     Boot,
     Checkpoint,
     Class,
@@ -47,6 +46,7 @@ from edgecl.journal_pb2 import (
     Stamp,
     Update,
 )
+from edgecl.schema import schema_of
 
 __all__ = [
     "Boot",
@@ -398,45 +398,9 @@ def _segments(directory: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found if match)
 
 
-def _schema(record: type[Record]) -> bytes:
-    """What MCAP wants with protobuf: a FileDescriptorSet, here of our file with no messages but those of a record.
-
-    Cut out by hand, as google.protobuf.descriptor_pb2 would cost memory on every board.
-    """
-    needed, left = set[str](), [record.DESCRIPTOR]
-    while left:
-        message = left.pop()
-        needed.add(message.name)
-        left += [field.message_type for field in message.fields if field.message_type]
-    data, kept, at = DESCRIPTOR.serialized_pb, bytearray(), 0
-    while at < len(data):
-        start, tag = at, data[at]
-        length, at = _varint(data, at + 1)
-        body = data[at : at + length]
-        at += length
-        if tag != _MESSAGE_TYPE or body[2 : 2 + body[1]].decode() in needed:
-            kept += data[start:at]
-    length, head = len(kept), bytearray(b"\x0a")
-    while length > 0x7F:
-        head.append(length & 0x7F | 0x80)
-        length >>= 7
-    return bytes(head + bytes([length]) + kept)
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number in a descriptor, and the offset behind it."""
-    value = shift = 0
-    while data[at] & 0x80:
-        value |= (data[at] & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-    return value | data[at] << shift, at + 1
-
-
 _BOOT: Final = "[A-Za-z0-9]{1,64}"
 _SEGMENT: Final = re.compile(rf"{_BOOT}-([0-9]{{1,12}})\.mcap")
-_MESSAGE_TYPE: Final = 0x22
-"""Tag of a message in a FileDescriptorProto, whose other fields in our file have lengths as well."""
 _CHANNELS: Final = {
-    record: segment.Channel(topic, record.DESCRIPTOR.full_name, _schema(record), VERSION)
+    record: segment.Channel(topic, record.DESCRIPTOR.full_name, schema_of(record.DESCRIPTOR), VERSION)
     for topic, record in TOPICS.items()
 }

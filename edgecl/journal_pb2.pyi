@@ -98,6 +98,8 @@ class Run(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     ADDED_FIELD_NUMBER: _builtins.int
     DOMAIN_FIELD_NUMBER: _builtins.int
+    LINEAGE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     bundle: _builtins.str
     """id of the bundle"""
     name: _builtins.str
@@ -120,6 +122,10 @@ class Run(_message.Message):
     """as the user named it"""
     domain: _builtins.int
     """that the stream was in; `digest` and `step` are of its state"""
+    lineage: _builtins.str
+    """of the bundle"""
+    version: _builtins.int
+    """of the bundle"""
     @_builtins.property
     def stamp(self) -> Global___Stamp: ...
     @_builtins.property
@@ -147,10 +153,12 @@ class Run(_message.Message):
         source: _builtins.str = ...,
         added: _abc.Iterable[_builtins.str] | None = ...,
         domain: _builtins.int = ...,
+        lineage: _builtins.str = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "arch", b"arch", "bundle", b"bundle", "digest", b"digest", "domain", b"domain", "edgecl", b"edgecl", "executorch", b"executorch", "learner", b"learner", "name", b"name", "seed", b"seed", "seen", b"seen", "settings", b"settings", "source", b"source", "stamp", b"stamp", "step", b"step", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "arch", b"arch", "bundle", b"bundle", "digest", b"digest", "domain", b"domain", "edgecl", b"edgecl", "executorch", b"executorch", "learner", b"learner", "lineage", b"lineage", "name", b"name", "seed", b"seed", "seen", b"seen", "settings", b"settings", "source", b"source", "stamp", b"stamp", "step", b"step", "threads", b"threads", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -74,6 +74,8 @@ def run(
         source=source,
         added=learned.added,
         domain=learned.active,
+        lineage=bundle.manifest.lineage,
+        version=bundle.manifest.version,
     )
 
 

@@ -4,9 +4,9 @@ import fcntl
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple, TypeVar
 
 import zstandard
 
@@ -38,6 +38,8 @@ from edgecl.segment import (
 _END_BYTES: Final = FOOTER_HEAD.size + 4 + len(MAGIC)
 """What ends a sealed segment: the footer with its checksum, and the magic again."""
 
+Parsed = TypeVar("Parsed")
+
 _MAX_SUMMARY_BYTES: Final = 16 << 20
 """The summary of a full segment is under 1 MB; it grows with the size of segments."""
 
@@ -63,6 +65,16 @@ class Stop(NamedTuple):
 
 def scan(file: BinaryIO) -> Iterator[Chunk | Stop]:
     """The whole chunks from the start on, then one Stop. Holds one chunk in memory."""
+    for offset, found in walk(file, _messages):
+        yield found if isinstance(found, Stop) else Chunk(offset, found)
+
+
+def walk(
+    file: BinaryIO, parse: Callable[[bytes, dict[int, Channel]], Parsed]
+) -> Iterator[tuple[int, Parsed] | tuple[int, Stop]]:
+    """As `scan`, with chunks as `parse` makes them of what stands in one, compressed as it is, and of the channels that
+    were declared before. It adds those that the chunk declares.
+    """
     size, good = os.fstat(file.fileno()).st_size, 0
     channels: dict[int, Channel] = {}
     try:
@@ -75,19 +87,19 @@ def scan(file: BinaryIO) -> Iterator[Chunk | Stop]:
             if opcode == DATA_END and length == 4:
                 file.seek(length, os.SEEK_CUR)
                 whole = _is_summary(file.tell(), file.read(min(size - file.tell(), _MAX_SUMMARY_BYTES)))
-                yield Stop(size, 0, whole, "" if whole else "the summary is damaged; no record is missing")
+                yield size, Stop(size, 0, whole, "" if whole else "the summary is damaged; no record is missing")
                 return
             if length > MAX_CHUNK_BYTES:
                 raise _DamagedError(f"a record of {length} bytes")
             body = file.read(length)
             if opcode == CHUNK:
-                yield Chunk(good, _messages(body, channels))
+                yield good, parse(body, channels)
             elif not (opcode == HEADER and good == len(MAGIC)) and not (opcode == MESSAGE_INDEX and _is_index(body)):
                 raise _DamagedError("no record starts here")
     except (_DamagedError, struct.error, zstandard.ZstdError, UnicodeDecodeError, OSError) as error:
-        yield Stop(good, size - good, False, str(error))
+        yield good, Stop(good, size - good, False, str(error))
     else:
-        yield Stop(good, 0, False, "not sealed: still being written, or cut off between two chunks")
+        yield good, Stop(good, 0, False, "not sealed: still being written, or cut off between two chunks")
 
 
 def backwards(file: BinaryIO) -> Iterator[Message]:
@@ -104,7 +116,7 @@ def backwards(file: BinaryIO) -> Iterator[Message]:
                 number, _ = struct.unpack_from("<HH", body := file.read(min(length, MAX_CHUNK_BYTES)))
                 channels[number] = Channel(_read_text(body, 4)[0], "", b"")
             file.seek(offset + RECORD.size + length)
-    except (struct.error, UnicodeDecodeError, OSError, OverflowError):
+    except (struct.error, UnicodeDecodeError, OSError, OverflowError, ValueError):
         pass  # a damaged place: what stands before it can still be read
     for offset, length in reversed(chunks):
         try:
@@ -184,30 +196,56 @@ def _ends_sealed(file: BinaryIO) -> bool:
 
 def _messages(body: bytes, channels: dict[int, Channel]) -> list[Message]:
     """The messages of a chunk. Channels that it declares are added to those known."""
-    raw = _inflated(body)
+    raw = inflated(body)
+    return [
+        Message(channels[frame.channel], frame.log_time_ns, frame.sequence, raw[frame.start : frame.stop])
+        for frame in frames(raw, channels)
+    ]
+
+
+class Frame(NamedTuple):
+    """Where a message stands in the records of its chunk."""
+
+    channel: int
+    sequence: int
+    log_time_ns: int
+    start: int
+    stop: int
+
+
+def frames(raw: bytes, channels: dict[int, Channel]) -> list[Frame]:
+    """The messages in the records of a chunk. Channels that it declares are added to those known.
+
+    Raises what `walk` takes for damage.
+    """
     schemas: dict[int, tuple[str, bytes]] = {}
-    found: list[Message] = []
-    at = 0
-    while at < len(raw):
+    found: list[Frame] = []
+    at, size = 0, len(raw)
+    while at < size:
         opcode, length = RECORD.unpack_from(raw, at)
-        record = raw[at + RECORD.size : at + RECORD.size + length]
-        if len(record) != length:
+        at += RECORD.size
+        stop = at + length
+        if stop > size:
             raise _DamagedError("a record reaches beyond its chunk")
-        at += RECORD.size + length
-        if opcode == SCHEMA:
+        if opcode == MESSAGE:
+            if length < MESSAGE_FIELDS.size:
+                raise _DamagedError("a message is too short")
+            number, sequence, log_time_ns, _ = MESSAGE_FIELDS.unpack_from(raw, at)
+            if number not in channels:
+                raise _DamagedError("a message on an undeclared channel")
+            found.append(Frame(number, sequence, log_time_ns, at + MESSAGE_FIELDS.size, stop))
+        elif opcode == SCHEMA:
+            record = raw[at:stop]
             name, place = _read_text(record, 2)
             _, place = _read_text(record, place)
             schemas[int.from_bytes(record[:2], "little")] = name, record[place + 4 :]
         elif opcode == CHANNEL:
+            record = raw[at:stop]
             number, schema = struct.unpack_from("<HH", record)
             topic, place = _read_text(record, 4)
             name, described = schemas.get(schema, ("", b""))
             channels[number] = Channel(topic, name, described, _version(record, _read_text(record, place)[1]))
-        elif opcode == MESSAGE:
-            number, sequence, log_time_ns, _ = MESSAGE_FIELDS.unpack_from(record)
-            if number not in channels:
-                raise _DamagedError("a message on an undeclared channel")
-            found.append(Message(channels[number], log_time_ns, sequence, record[MESSAGE_FIELDS.size :]))
+        at = stop
     return found
 
 
@@ -223,8 +261,8 @@ def _version(channel: bytes, at: int) -> int:
     return 0
 
 
-def _inflated(chunk: bytes) -> bytes:
-    """The records in a chunk, which its checksum vouches for."""
+def inflated(chunk: bytes) -> bytes:
+    """The records in a chunk, which its checksum vouches for. Raises what `walk` takes for damage."""
     size, crc = struct.unpack_from("<QI", chunk, 16)
     data = chunk[_read_text(chunk, 28)[1] + 8 :]
     if size > MAX_CHUNK_BYTES or zstandard.get_frame_parameters(data).content_size != size:

@@ -65,6 +65,8 @@ def one_of_each() -> list[Record]:
             step=4,
             seen=64,
             source="npz:stream.npz",
+            lineage="tiny",
+            version=3,
         ),
         Prediction(seq=64, label=3, confidence=0.75, entropy=0.5, step=4, position=0, y=0, latency_ns=1_600_000),
         Prediction(seq=65, label=2, position=1),

@@ -38,6 +38,9 @@ from edgecl.segment import (
 _END_BYTES: Final = FOOTER_HEAD.size + 4 + len(MAGIC)
 """What ends a sealed segment: the footer with its checksum, and the magic again."""
 
+_HEAD: Final = struct.Struct(RECORD.format + MESSAGE_FIELDS.format[1:])
+"""In front of a message's data, all of it."""
+
 Parsed = TypeVar("Parsed")
 
 _MAX_SUMMARY_BYTES: Final = 16 << 20
@@ -198,19 +201,13 @@ def _messages(body: bytes, channels: dict[int, Channel]) -> list[Message]:
     """The messages of a chunk. Channels that it declares are added to those known."""
     raw = inflated(body)
     return [
-        Message(channels[frame.channel], frame.log_time_ns, frame.sequence, raw[frame.start : frame.stop])
-        for frame in frames(raw, channels)
+        Message(channels[number], log_time_ns, sequence, raw[start:stop])
+        for number, sequence, log_time_ns, start, stop in frames(raw, channels)
     ]
 
 
-class Frame(NamedTuple):
-    """Where a message stands in the records of its chunk."""
-
-    channel: int
-    sequence: int
-    log_time_ns: int
-    start: int
-    stop: int
+Frame = tuple[int, int, int, int, int]
+"""Channel, sequence and log time of a message, and where its data starts and stops in the records of its chunk."""
 
 
 def frames(raw: bytes, channels: dict[int, Channel]) -> list[Frame]:
@@ -220,32 +217,34 @@ def frames(raw: bytes, channels: dict[int, Channel]) -> list[Frame]:
     """
     schemas: dict[int, tuple[str, bytes]] = {}
     found: list[Frame] = []
-    at, size = 0, len(raw)
+    head, size = _HEAD.unpack_from, len(raw)
+    at, last = 0, size - _HEAD.size
     while at < size:
-        opcode, length = RECORD.unpack_from(raw, at)
-        at += RECORD.size
-        stop = at + length
-        if stop > size:
+        if at <= last:
+            opcode, length, number, sequence, log_time_ns, _ = head(raw, at)
+        else:
+            (opcode, length), number = RECORD.unpack_from(raw, at), None
+        start = at + RECORD.size
+        at = start + length
+        if at > size:
             raise _DamagedError("a record reaches beyond its chunk")
         if opcode == MESSAGE:
             if length < MESSAGE_FIELDS.size:
                 raise _DamagedError("a message is too short")
-            number, sequence, log_time_ns, _ = MESSAGE_FIELDS.unpack_from(raw, at)
             if number not in channels:
                 raise _DamagedError("a message on an undeclared channel")
-            found.append(Frame(number, sequence, log_time_ns, at + MESSAGE_FIELDS.size, stop))
+            found.append((number, sequence, log_time_ns, start + MESSAGE_FIELDS.size, at))
         elif opcode == SCHEMA:
-            record = raw[at:stop]
+            record = raw[start:at]
             name, place = _read_text(record, 2)
             _, place = _read_text(record, place)
             schemas[int.from_bytes(record[:2], "little")] = name, record[place + 4 :]
         elif opcode == CHANNEL:
-            record = raw[at:stop]
+            record = raw[start:at]
             number, schema = struct.unpack_from("<HH", record)
             topic, place = _read_text(record, 4)
             name, described = schemas.get(schema, ("", b""))
             channels[number] = Channel(topic, name, described, _version(record, _read_text(record, place)[1]))
-        at = stop
     return found
 
 

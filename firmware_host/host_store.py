@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -81,6 +81,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     guessed: dict[str, int]
     """Boots with times that a later segment may know better -> the level of clock that these times come from."""
     after: Carry
+    schema: str
+    """Of the tables: firmware_host/tables.py."""
 
     @property
     def rows(self) -> int:
@@ -122,7 +124,7 @@ class HostStore:
             }
         except OSError as error:
             raise StoreError(f"{self.root}: {error.strerror}; give a folder that can be read") from None
-        return sorted(there | {index.device for index in self.indexes()})
+        return sorted(there | set(self._known()))
 
     def segments(self, device: str) -> list[Segment]:
         """What is there of a device, each class in the order in which it was written. Raises StoreError."""
@@ -156,10 +158,12 @@ class HostStore:
 
     def indexes(self) -> list[Index]:
         """Of all devices that have tables. Raises StoreError."""
-        if not self.tables.is_dir():
-            return []
-        names = sorted(path.name.removesuffix(".json") for path in self.tables.glob("*.json"))
-        return [self.index(_unquoted(name)) for name in names]
+        return [self.index(device) for device in self._known()]
+
+    def _known(self) -> list[str]:
+        """Devices that have an index."""
+        found = self.tables.glob("*.json") if self.tables.is_dir() else ()
+        return sorted(unquote(path.name.removesuffix(".json")) for path in found)
 
     def write(self, index: Index) -> None:
         """What is valid from here on. Raises StoreError."""
@@ -227,9 +231,3 @@ def number_of(name: str) -> int:
 def quoted(device: str) -> str:
     """A device's name as a part of paths: letters, digits, `_.-~` as they are, others as %XX."""
     return quote(device, safe="")
-
-
-def _unquoted(name: str) -> str:
-    from urllib.parse import unquote
-
-    return unquote(name)

@@ -14,7 +14,7 @@ import msgspec
 
 from edgecl.errors import StoreError
 from edgecl.recovery import Stop
-from firmware_host import batches, parts
+from firmware_host import batches, parts, tables
 from firmware_host.host_store import Carry, Clock, HostStore, Index, Part, Segment
 from firmware_host.parts import PartWriter
 
@@ -78,6 +78,8 @@ def news(store: HostStore) -> bool:
     for device in store.devices():
         index = store.index(device)
         before = {segment.name: segment for part in index.parts for segment in part.segments}
+        if any(part.schema != tables.SCHEMA for part in index.parts):
+            return True
         for segment in store.segments(device):
             if not (known := before.get(segment.name)) or not known.same(segment):
                 return True
@@ -112,6 +114,8 @@ class _Device:
                 index = msgspec.structs.replace(index, parts=kept)
                 for again in _groups(segments):
                     index = self._commit(index, self._part(index, again))
+        for part in [part for part in index.parts if part.schema != tables.SCHEMA]:  # of segments that have gone
+            index = self._merged(index, [part])
         index = self._fewer(index)
         fresh = {segment.name: segment for segment in self.taken}
         return Ingested(
@@ -132,7 +136,8 @@ class _Device:
         stale = [
             part
             for part in index.parts
-            if (changed & {segment.name for segment in part.segments})
+            if part.schema != tables.SCHEMA
+            or (changed & {segment.name for segment in part.segments})
             or (first is not None and _reaches_beyond(part, first))
         ]
         gone = [part for part in stale if not _all_here(part, here)]
@@ -163,6 +168,7 @@ class _Device:
             records=dict(writer.records),
             guessed=context.guessed,
             after=context.carry,
+            schema=tables.SCHEMA,
         )
         return part, clocks
 
@@ -201,24 +207,29 @@ class _Device:
             many = next((found for found in classes.values() if len(found) >= FAN), None)
             if not many:
                 return index
-            many.sort(key=lambda part: min(map(_order, part.segments)))
-            files = [file for part in many for file in part.files]
-            writer = parts.merged(self.store.tables, self.device, index.following, files)
-            guessed: dict[str, int] = {}
-            for part in many:
-                for boot, level in part.guessed.items():
-                    guessed[boot] = min(level, guessed.get(boot, 2))
-            last = max(many, key=lambda part: max((_order(segment) for segment in part.segments), default=(True, 0)))
-            one = Part(
-                number=index.following,
-                segments=tuple(sorted((segment for part in many for segment in part.segments), key=_order)),
-                files=writer.finish(),
-                records=dict(writer.records),
-                guessed=guessed,
-                after=last.after,
-            )
-            kept = tuple(part for part in index.parts if part not in many)
-            index = self._commit(msgspec.structs.replace(index, parts=kept), (one, index.clocks))
+            index = self._merged(index, many)
+
+    def _merged(self, index: Index, many: list[Part]) -> Index:
+        """An index with one part, in the form of today, instead of these."""
+        many = sorted(many, key=lambda part: min(map(_order, part.segments), default=(True, 0)))
+        files = [file for part in many for file in part.files]
+        writer = parts.merged(self.store.tables, self.device, index.following, files)
+        guessed: dict[str, int] = {}
+        for part in many:
+            for boot, level in part.guessed.items():
+                guessed[boot] = min(level, guessed.get(boot, 2))
+        last = max(many, key=lambda part: max((_order(segment) for segment in part.segments), default=(True, 0)))
+        one = Part(
+            number=index.following,
+            segments=tuple(sorted((segment for part in many for segment in part.segments), key=_order)),
+            files=writer.finish(),
+            records=dict(writer.records),
+            guessed=guessed,
+            after=last.after,
+            schema=tables.SCHEMA,
+        )
+        kept = tuple(part for part in index.parts if part not in many)
+        return self._commit(msgspec.structs.replace(index, parts=kept), (one, index.clocks))
 
 
 def _order(segment: Segment) -> tuple[bool, int]:

@@ -5,6 +5,7 @@ Every table has `time`, the best guess at when (UTC); the stamp's `boot`, `seque
 fields of the record follow under their names. Of a stored sample there is its size instead of its bytes.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -85,6 +86,11 @@ def _schema(topic: str) -> pa.Schema:
 
 SCHEMAS: Final[Mapping[str, pa.Schema]] = {topic: _schema(topic) for topic in TOPICS}
 """Topic -> columns of its table, without `device` and `date`, which the path tells."""
+
+SCHEMA: Final = hashlib.sha256(
+    "".join(f"{NAMES[topic]} {schema}" for topic, schema in SCHEMAS.items()).encode()
+).hexdigest()
+"""Of all of them: files of another one are made anew."""
 
 DICTIONARIES: Final[Mapping[str, list[str]]] = {
     topic: [field.name for field in schema if field.type == pa.string() or field.name in ("label", "y", "domain")]

@@ -20,6 +20,7 @@ FORMATS: Final = (".csv", ".parquet", ".arrow")
 """Of files that a result can be written to, told by their names."""
 
 BATCH_ROWS: Final = 1 << 16
+_ASKING: Final = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
 _PATTERNS: Final = frozenset("*?[")
 """Of names that DuckDB would take for several."""
 
@@ -48,9 +49,9 @@ def ask(connection: duckdb.DuckDBPyConnection, sql: str) -> "duckdb.DuckDBPyRela
         statements = connection.extract_statements(sql)
         if len(statements) != 1:
             raise QueryError(f"query: {len(statements)} statements; give one")
-        found = connection.sql(sql)
+        found = connection.sql(sql) if statements[0].type in _ASKING else None
     if found is None:
-        raise QueryError("query: this statement has no result; give a SELECT")
+        raise QueryError("query: this statement asks for nothing; give a SELECT")
     return found
 
 
@@ -119,7 +120,11 @@ def _make(connection: duckdb.DuckDBPyConnection, store: HostStore, root: str) ->
             ]
     for topic, name in tables.NAMES.items():
         source = _files(files[name]) if files.get(name) else _empty(tables.SCHEMAS[topic])
-        connection.execute(f"CREATE VIEW {name} AS SELECT device, date, * EXCLUDE (device, date) FROM {source}")
+        try:
+            connection.execute(f"CREATE VIEW {name} AS SELECT device, date, * EXCLUDE (device, date) FROM {source}")
+        except duckdb.Error as error:
+            reason = str(error).splitlines()[0]
+            raise StoreError(f"{store.root}: {reason}; make the tables anew: edgecl ingest --again") from None
     for name, view in VIEWS.items():
         connection.execute(f"CREATE VIEW {name} AS {view.sql}")
     kept = pa.Table.from_pylist(segments, _SEGMENTS)

@@ -114,6 +114,22 @@ def stat(path: Path, as_json: bool) -> None:
             print("\n" * bool(number) + aligned(_rows(told)))
 
 
+@journal.command()
+@click.argument("paths", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--output", "-o", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The copy.")
+@as_json
+def view(paths: tuple[Path, ...], output: Path, as_json: bool) -> int:
+    """Write a copy for Foxglove and Rerun, with samples as images. Exit code 3: a segment is torn."""
+    from edgecl import viewer  # which loads what only this needs
+
+    copied = viewer.copy(paths, output)
+    if as_json:
+        _line({"file": str(output), **{name: getattr(copied, name) for name in copied.__dataclass_fields__}})
+    else:
+        print(f"{output}: {copied.records} records, {copied.images} images")
+    return EXIT_DATA_LOST if copied.bytes_lost else EXIT_OK
+
+
 def _told(one: Checked) -> str:
     missing = f"; {one.missing} records before it are missing" if one.missing else ""
     if one.state == "torn":

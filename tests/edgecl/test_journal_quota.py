@@ -1,12 +1,15 @@
 """The quotas of both classes: nothing of the journal goes before a host has it, and answers never wait for that."""
 
 import hashlib
+import io
 import random
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from mcap.reader import make_reader
+from PIL import Image
 
 from edgecl import journal
 from edgecl.board import Board
@@ -18,7 +21,7 @@ from edgecl.journal import Boot, ClockSet, Dropped, Gap, Guard, Journal, Predict
 from edgecl.loop import Loop
 from edgecl.orders import AcknowledgeRequest, Kept
 from edgecl.settings import LEAST_JOURNAL_BYTES, SettingError, Settings
-from tests.edgecl.test_journal import BOOT, Clock, predictions, split
+from tests.edgecl.test_journal import BOOT, Clock, decoded_by_schema, predictions, split
 
 QUOTA = LEAST_JOURNAL_BYTES
 FULL = Settings(sync=True, journal_bytes=QUOTA)
@@ -269,3 +272,27 @@ def test_a_loss_that_is_mended_by_hand_is_journalled(looped: Path, tmp_path: Pat
     assert main(["journal", "recover", str(tmp_path)]) in (0, 3)
     (loss,) = only(journal.Loss, tmp_path)
     assert loss.file == path.name
+
+
+def test_a_copy_for_viewers_has_the_samples_as_images_without_a_loss(
+    looped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = noise(12)
+    with Loop(looped, tmp_path / "state", Settings(sync=True, keep_bytes=1 << 20)) as loop:
+        for x in images:
+            loop.predict(x)
+    with Journal(tmp_path / "state" / "samples", boot="other", clock=Clock()) as out:
+        out.append(journal.Sample(seq=99, dtype="float32", shape=[3], x=bytes(12)))
+    assert main(["journal", "view", str(tmp_path / "state"), "-o", str(tmp_path / "seen.mcap")]) == 0
+    assert capsys.readouterr().out.endswith("records, 12 images\n")
+    before = sum(1 for part in ("journal", "samples") for _ in journal.read(tmp_path / "state" / part))
+    assert sum(1 for _ in journal.read(tmp_path / "seen.mcap")) == before
+    found = []
+    with (tmp_path / "seen.mcap").open("rb") as file:
+        for schema, channel, message in make_reader(file).iter_messages(topics=["/image"]):
+            assert schema and (schema.name, schema.encoding) == ("foxglove.CompressedImage", "protobuf")
+            assert channel.message_encoding == "protobuf"
+            image: Any = decoded_by_schema(schema.name, schema.data, message.data)
+            assert image.format == "png" and image.timestamp.seconds == message.log_time // 10**9
+            found.append(np.asarray(Image.open(io.BytesIO(image.data))))
+    assert np.array_equal(found, images)

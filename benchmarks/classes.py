@@ -216,7 +216,7 @@ def render(found: Found) -> list[str]:
         "with `add_class`. `PCR` and cross-entropy: the `adaptor` learner with FiLM at every tap and the linear layer, "
         "which must have all ten classes from the build on (five rows of its linear layer are random); it rehearses "
         "from 1 MiB of samples, 4 updates on them for each on new ones, or from none, at its own rate or at "
-        f"{FASTER}. All other settings are defaults.",
+        f"{FASTER}, and learns nothing without labels. All other settings are defaults.",
         results.table([*head, "kB kept", "updates refused"], lines),
         "All at once: the same features of all training images of all ten classes, offline; the probe is logistic "
         f"regression on them (L-BFGS, weight decay {DECAY:g}). It is what frozen features can give, or nearly.",

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from edgecl import _runtime, disk
 from edgecl.bundle import Bundle, read_vectors
 from edgecl.errors import BundleError, EdgeclError, StoreError
-from edgecl.manifest import Method, decode
+from edgecl.manifest import Method
+from edgecl.manifest_reader import decode
 from edgecl.programs import Programs
 from edgecl.unpack import MANIFEST
 

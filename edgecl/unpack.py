@@ -11,7 +11,8 @@ from typing import Final
 
 from edgecl import archive, contents, disk
 from edgecl.errors import BundleError
-from edgecl.manifest import MAX_FILES, MAX_MANIFEST_BYTES, Manifest, decode
+from edgecl.manifest import MAX_FILES, MAX_MANIFEST_BYTES, Manifest
+from edgecl.manifest_reader import decode
 
 MANIFEST: Final = "manifest.json"
 SIGNATURE: Final = "signature.json"

@@ -1,6 +1,5 @@
 """The pipeline from a project to a bundle: capture, calibrate, warm up, quantise, compile, measure, check, pack."""
 
-import importlib.metadata
 import inspect
 import os
 import subprocess
@@ -18,24 +17,21 @@ import safetensors.torch
 import torch
 from torch import nn
 
-import edgecl
 import export.router
 from edgecl import bundle, contents, devices, head, state
 from edgecl.detector import dump
 from edgecl.errors import BudgetError, ProgramError, ProjectError
-from edgecl.manifest import Canaries, Guard, Hyper, Manifest, Memory, Method, Requires, Tap, Tensor
-from edgecl.manifest import Head as HeadRecord
-from edgecl.manifest import Learner as LearnerRecord
+from edgecl.manifest import Head, Manifest
 from edgecl.measure import Measured
 from edgecl.state import State
-from export import forms, parity, trace
+from export import forms, parity, record, trace
 from export.calibrate import calibrate
-from export.compile import BASE_BYTES, Compiled, compile_learner, over, within
+from export.compile import Compiled, compile_learner, over, within
 from export.detector import Made, fit
 from export.encoder import capture
-from export.learners import Learner, adapts, trains, warms
+from export.learners import Learner, warms
 from export.learners.table import LEARNERS
-from export.project import HeadChoice, Project, parse_bytes
+from export.project import Project, parse_bytes
 from export.quantize import quantize
 from export.source_data import SourceData
 from export.to_onnx import to_onnx
@@ -44,20 +40,7 @@ from export.warmup import warm_up
 CALIBRATION_SAMPLES: Final = 2048
 CALIBRATION_BATCH: Final = 64
 
-CANARY_EVERY: Final = 10
-CANARY_SHARE: Final = 0.6
-"""Of what a state knew as built beyond guessing: below, it is taken back. Statistics that were measured for other
-parameters cost a sound state up to a quarter on the canaries; one that has collapsed keeps next to nothing."""
-COLLAPSE_SHARE: Final = 0.1
-"""Of ln C: under this entropy of class shares, nearly all answers are one class, and the canaries are asked at once."""
-WINDOW: Final = 256
-
 DETECTOR_SAMPLES: Final = 4096
-
-HEAD_FEATURES: Final = 512
-"""Sums of LDA take 8 bytes for each pair of features: 2 MB."""
-
-MEASURED_STEP_BYTES: Final = 1 << 16
 
 Say = Callable[[str], None]
 
@@ -112,9 +95,11 @@ def build(project: Project, destination: Path, *, fit: bool = False, say: Say = 
     canaries = _canaries(held_out, tables.build.canaries)
     accuracy = _accuracy(learner, held_out, held_out.spread_out(CALIBRATION_SAMPLES))
     canaries_right = _accuracy(learner, held_out, canaries)
-    manifest = _manifest(project, made, compiled, measured, detector, router, len(canaries), canaries_right)
+    manifest = record.manifest(
+        project, made, compiled, measured, detector, router, len(canaries), canaries_right, budget
+    )
     if router and tables.head.form != "none" and not manifest.head:
-        say(f"no head: {manifest.features} features, {HEAD_FEATURES} at most for lda; choose ridge")
+        say(f"no head: {manifest.features} features, {record.HEAD_FEATURES} at most for lda; choose ridge")
     files = {
         contents.PROGRAM: compiled.lowered.pte,
         **{contents.state_file(form): state.dump(_state(one)) for form, one in made.items()},
@@ -297,16 +282,9 @@ def _router(project: Project, learner: Learner, source: Taps, apart: Taps, say: 
         raise ProjectError(f"router.dimensions: {error}") from None
 
 
-def _head_record(choice: HeadChoice, router: export.router.Made | None, features: int) -> HeadRecord | None:
-    """None where the project wants none, or has no taps, or so many features that sums for `lda` are too large."""
-    if choice.form == "none" or not router or (choice.form == "lda" and features > HEAD_FEATURES):
-        return None
-    return HeadRecord(form=choice.form, seed=choice.seed)
-
-
-def _head(manifest: Manifest, record: HeadRecord, router: export.router.Made, source: Taps) -> head.Sums:
+def _head(manifest: Manifest, choice: Head, router: export.router.Made, source: Taps) -> head.Sums:
     """The sums of source samples that heads start from."""
-    sums = head.HEADS[record.form].empty(manifest.features, len(manifest.classes), record.seed)
+    sums = head.HEADS[choice.form].empty(manifest.features, len(manifest.classes), choice.seed)
     for taps, labels in source:
         sums = sums.add(router.whitening(taps), labels)
     return sums
@@ -325,108 +303,3 @@ def _taps(learner: Learner, data: SourceData, places: Any) -> Taps:
 def _state(learner: Learner) -> State:
     theta, slots = (trace.flat(pieces).to(torch.float32).numpy() for pieces in (learner.theta(), learner.slots()))
     return State(trace.layout(learner), theta, slots)
-
-
-def _manifest(
-    project: Project,
-    made: Mapping[str, Learner],
-    compiled: Compiled,
-    measured: Measured,
-    detector: Made | None,
-    router: export.router.Made | None,
-    canaries: int,
-    accuracy: float,
-) -> Manifest:
-    tables, classes, learner = project.tables, len(project.tables.model.classes), made[""]
-    gates = {
-        form: compiled.methods[name].run(*compiled.methods[name].example)[2].numel()
-        for form in made
-        if (name := f"{form}.score_b1" if form else "score_b1") in compiled.methods
-    }
-    costs = {cost.method: cost for cost in measured.costs}
-    methods = []
-    for name, flat in compiled.methods.items():
-        outputs = flat.run(*flat.example)
-        estimate = compiled.lowered.estimates[name]
-        memory = Memory(
-            estimated_bytes=estimate.total_bytes,
-            weights_bytes=_settled(costs[name].weights_bytes, estimate.weights_bytes),
-            workspace_bytes=_settled(costs[name].workspace_bytes, estimate.workspace_bytes),
-            planned_bytes=compiled.lowered.planned_bytes[name],
-        )
-        form, _, plain = name.rpartition(".")
-        kind, _, size = plain.partition("_b")
-        methods.append(
-            Method(
-                name=name,
-                kind=kind,  # type: ignore[arg-type]
-                batch=int(size),
-                inputs=_tensors(flat.inputs, flat.example),
-                outputs=_tensors(flat.outputs, outputs),
-                memory=memory,
-                delegates=1,
-                outside=(),
-                form=form,
-            )
-        )
-    answering, *others = (method.memory for method in methods)
-    shared = max((memory.workspace_bytes for memory in others), default=0)
-    weights = sum(memory.weights_bytes for memory in others)
-    needed = BASE_BYTES + answering.weights_bytes + answering.workspace_bytes + weights + shared
-    return Manifest(
-        schema=1,
-        name=tables.name,
-        lineage=tables.lineage or tables.name,
-        version=tables.version,
-        min_version=tables.min_version,
-        requires=Requires(
-            edgecl=edgecl.__version__, engine=f"executorch {_version('executorch')}", arch=(), memory_bytes=needed
-        ),
-        learner=LearnerRecord(
-            name=tables.learner.name.rpartition(":")[2],
-            hyper=tuple(Hyper(name=name, value=value) for name, value in learner.hyper.items()),
-            report=tuple(learner.report),
-            noise=learner.noise,
-            trains=trains(learner),
-            adapts=adapts(learner),
-            trained=tuple(learner.trained),
-        ),
-        classes=tables.model.classes,
-        input=project.given,
-        layout=trace.layout(learner),
-        forms=forms.records(project, made, gates),
-        methods=tuple(methods),
-        features=learner.encoder.features,
-        taps=tuple(Tap(name=tap.name, channels=tap.shape[0]) for tap in learner.encoder.taps),
-        detector=detector.record if detector else None,
-        router=router.record if router else None,
-        head=_head_record(tables.head, router, learner.encoder.features),
-        guard=Guard(
-            canary_every=CANARY_EVERY,
-            canary_floor=round(1 / classes + CANARY_SHARE * max(0.0, accuracy - 1 / classes), 4),
-            # Without trained pieces, answers of one class tell of the scene, not of the learner.
-            entropy_floor=round(COLLAPSE_SHARE * float(np.log(classes)), 4) if learner.trained else 0.0,
-            window=WINDOW,
-        ),
-        canaries=Canaries(count=canaries, accuracy=accuracy),
-        memory_budget_bytes=budget_bytes(project),
-        learned=tables.learned,
-        built_with=(("edgecl", edgecl.__version__), *((name, _version(name)) for name in ("torch", "executorch"))),
-        files=(),
-    )
-
-
-def _settled(measured: int, estimated: int) -> int:
-    """What was measured, in whole steps from the estimate: an allocator varies by pages, a bundle's bytes may not."""
-    step = max(MEASURED_STEP_BYTES, estimated // 8)
-    return max(0, estimated + round((measured - estimated) / step) * step)
-
-
-def _tensors(names: tuple[str, ...], values: tuple[torch.Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(
-        Tensor(name=name, dtype="float32", shape=tuple(value.shape)) for name, value in zip(names, values, strict=True)
-    )
-
-
-def _version(package: str) -> str:
-    return importlib.metadata.version(package).partition("+")[0]

@@ -15,7 +15,7 @@ from pathlib import Path
 from edgecl import bundle
 from edgecl.cli import main as edgecl
 from edgecl.commands import run, verify  # noqa: F401  so that no child imports them again
-from edgecl.manifest import decode
+from edgecl.manifest_reader import decode
 
 
 def mutate(data: bytes, chance: random.Random, *, kinds: int = 6) -> bytes:

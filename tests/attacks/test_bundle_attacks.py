@@ -22,6 +22,7 @@ import zstandard
 from edgecl import archive, bundle, contents, head, manifest, state, unpack
 from edgecl.errors import BundleError
 from edgecl.manifest import File, Manifest
+from edgecl.manifest_reader import decode
 
 MUTATIONS = 500
 Members = list[tuple[str, bytes]]
@@ -523,7 +524,7 @@ def test_an_image_without_three_dimensions_is_refused(tiny_members: Members, tmp
 def test_sizes_beyond_the_limit_are_refused_before_anything_is_read(
     tiny_manifest: Manifest, tiny_files: dict[str, bytes], tmp_path: Path
 ) -> None:
-    honest = manifest.decode(sealed(tiny_manifest, tiny_files))
+    honest = decode(sealed(tiny_manifest, tiny_files))
     for size in (unpack.MAX_BUNDLE_BYTES, 1 << 46):
         files = tuple(
             msgspec.structs.replace(file, bytes=size) if file.path == "program.pte" else file for file in honest.files

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import zstandard
 
-from edgecl import bundle, manifest, state
+from edgecl import bundle, state
 from edgecl.errors import BundleError, StoreError
-from edgecl.manifest import Manifest
+from edgecl.manifest import Canaries, Manifest
+from edgecl.manifest_reader import decode
 
 FORMS = ["tiny.ecl", "tiny"]
 """An archive and a directory."""
@@ -23,10 +24,11 @@ FORMS = ["tiny.ecl", "tiny"]
 REPRODUCE = """
 import os, sys, tempfile
 from pathlib import Path
-from edgecl import bundle, manifest
+from edgecl import bundle
+from edgecl.manifest_reader import decode
 os.umask(int(sys.argv[3], 8))
 source = Path(sys.argv[1])
-made = manifest.decode((source / "manifest.json").read_bytes())
+made = decode((source / "manifest.json").read_bytes())
 names = [file.path for file in made.files]
 if sys.argv[4] == "backwards":
     names.reverse()
@@ -49,7 +51,7 @@ def test_a_bundle_opens_as_it_was_written(
         data = found.pop("manifest.json")
         assert found == tiny_files
         assert opened.id == written.id == hashlib.sha256(data).hexdigest()
-        assert opened.manifest == written.manifest == manifest.decode(data)
+        assert opened.manifest == written.manifest == decode(data)
         assert msgspec.structs.replace(opened.manifest, files=()) == tiny_manifest
         assert opened.path("program.pte").read_bytes() == tiny_files["program.pte"]
         assert opened.has("onnx/infer_b1.onnx")
@@ -212,7 +214,7 @@ def test_writing_where_nothing_can_be_written_is_a_store_error(
 def test_a_bundle_without_canaries_needs_no_canary_file(
     tiny_manifest: Manifest, tiny_files: dict[str, bytes], tmp_path: Path
 ) -> None:
-    without = msgspec.structs.replace(tiny_manifest, canaries=manifest.Canaries(count=0, accuracy=0.0))
+    without = msgspec.structs.replace(tiny_manifest, canaries=Canaries(count=0, accuracy=0.0))
     del tiny_files["canaries.safetensors"]
     with bundle.write(without, tiny_files, tmp_path / "a.ecl") as opened:
         canaries = bundle.read_canaries(opened)

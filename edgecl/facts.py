@@ -22,7 +22,6 @@ from typing import Final
 import msgspec
 
 from edgecl import __version__, devices
-from edgecl.clock import BOOT_ID, SYNCHRONISED
 
 PROGRAM_S: Final = 20.0
 """No program that is asked takes so long, importing ONNX Runtime on a slow card among them."""
@@ -286,9 +285,9 @@ def _wear(root: Path, device: str) -> str:
 def _clock(root: Path) -> Clock:
     return Clock(
         wall_ns=time.time_ns(),
-        synchronised=(root / SYNCHRONISED.relative_to("/")).exists(),
+        synchronised=(root / "run/systemd/timesync/synchronized").exists(),
         battery=any((root / "sys/class/rtc").glob("rtc*")),
-        boot_id=_text(root / BOOT_ID.relative_to("/")).replace("-", ""),
+        boot_id=_text(root / "proc/sys/kernel/random/boot_id").replace("-", ""),
         uptime_s=_int(_text(root / "proc/uptime").partition(" ")[0].replace(".", "")) / 100,
     )
 

@@ -108,7 +108,8 @@ def plan(survey: Survey, wish: Wish, prefix: str, where: Place) -> tuple[Step, .
     version = hashlib.sha256(f"{identity} {service}".encode()).hexdigest()
     start = values | {"version": version, "manager": manager}
     steps.append(Step("service", "have the service run what was installed", SERVICE, root, start))
-    steps.append(Step("check", "ask the new edgecl for its version", CHECK, values={"command": command}))
+    check = CHECK_AS_EDGECL if root else CHECK
+    steps.append(Step("check", "ask the new edgecl for its version", check, root, {"command": command} | values))
     return tuple(steps)
 
 
@@ -128,7 +129,7 @@ def carry_out(
                 told(step, (lines.strip().splitlines() or [""])[-1])
         except ScriptError as error:
             raise EdgeclError(
-                f"{remote.host}: {step.name} failed: {error}; mend that, and run the same command again"
+                f"{remote.to.text}: {step.name} failed: {error}; mend that, and run the same command again"
             ) from None
 
 
@@ -302,4 +303,9 @@ done
 
 CHECK: Final = r"""
 remark=$("$command" --version)
+"""
+
+CHECK_AS_EDGECL: Final = r"""
+cd /
+remark=$(runuser -u edgecl -- "$command" --version)
 """

@@ -13,8 +13,8 @@ from edgecl import __version__, _runtime
 
 TAG = f"cp{sys.version_info.major}{sys.version_info.minor}"
 PLATFORM = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-NEEDS = ("click", "msgspec")
-"""What the command itself needs; numpy and the rest would only make the test slow."""
+NEEDS = ("cbor2", "click", "cobs", "msgspec")
+"""What the agent needs; numpy and the rest would only make the test slow."""
 
 
 def make(folder: Path, comment: bytes = b"") -> Path:

@@ -191,17 +191,6 @@ def test_a_step_that_fails_is_told(board: Server, wheels: Path, settled: object)
     link.symlink_to(target)
 
 
-def test_other_wheels_replace_the_environment_at_once(
-    board: Server, wheels: Path, settled: object, tmp_path: Path
-) -> None:
-    where = board.home / ".local/share/edgecl"
-    old = os.readlink(where / "venv")
-    other = wheelhouse.make(tmp_path / "house", comment=b"another build")
-    steps = provisioned(board, tmp_path / "house", "--user-only", "--wheel", other)
-    assert [name for name, step in steps.items() if step["changed"]] == ["wheels", "environment", "service"]
-    assert os.readlink(where / "venv") != old and not (where / old).exists()
-
-
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
@@ -289,10 +278,21 @@ def test_with_root_the_service_and_the_agent_are_another_user(
     with sshd.running(tmp_path / "ssh", shared / "home", apart=True) as server:
         monkeypatch.setenv("EDGECL_SSH", server.command)
         words = ("--store", shared / "store", "--development")
-        steps = provisioned(server, wheels, *words)
         board = remote("board")
-        assert not any(step["changed"] for step in provisioned(server, wheels, *words).values())
+        board.script(f"mkdir -p /run/systemd/system; cat >/usr/bin/systemctl <<'END'\n{SYSTEMCTL}END")
+        steps = provisioned(server, wheels, *words)
         assert steps["user"]["changed"] and "sudo" not in steps
+        doing = ("daemon-reload", "--quiet enable edgecl", "restart edgecl")
+        asked = board.script("cat /run/asked").splitlines()
+        assert [line for line in asked if line in doing] == list(doing)
+        old = board.script("readlink /opt/edgecl/venv").strip()
+        other = wheelhouse.make(tmp_path / "house", comment=b"another build")
+        steps = provisioned(server, tmp_path / "house", *words, "--wheel", other)
+        assert [name for name, step in steps.items() if step["changed"]] == ["wheels", "environment", "service"]
+        assert steps["wheels"]["remark"].startswith("1 of 6 sent")
+        assert "restart edgecl" in board.script("cat /run/asked").splitlines()[len(asked) :]
+        assert board.script("ls -d /opt/edgecl/venv-*").split() != [f"/opt/edgecl/{old}"]
+        assert len(board.script("ls -d /opt/edgecl/venv-*").split()) == 1
         told = board.script("getent passwd edgecl; stat -c '%U %a' \"$store\" \"$store/trust.d\" /opt/edgecl/venv/",
                             values={"store": str(shared / "store")}).splitlines()  # fmt: skip
         assert told[0].startswith("edgecl:") and told[0].endswith(":/usr/sbin/nologin")
@@ -302,11 +302,22 @@ def test_with_root_the_service_and_the_agent_are_another_user(
         assert done.returncode == 0, done.stderr
         found = msgspec.json.decode(done.stdout, type=Facts)
         assert (found.user, found.root, found.development) == ("edgecl", False, True)
+        assert found.service == "active"
         assert found.disk.path == f"{shared}/store"
         unit = board.script("cat /etc/systemd/system/edgecl.service")
         assert f"ReadWritePaths={shared}/store" in unit and "User=edgecl" in unit
     assert not Path("/etc/systemd/system/edgecl.service").exists()
 
+
+SYSTEMCTL = """#!/bin/sh
+# A systemd that starts what it is told to, and writes down what it is asked.
+echo "$*" >>/run/asked
+case "$*" in
+  restart*) : >/run/active ;;
+  *is-active*) [ -e /run/active ] ;;
+  show\\ *) echo LoadState=loaded; echo ActiveState=active ;;
+esac
+"""
 
 SURVEYED = """arch=aarch64
 libc=glibc 2.36

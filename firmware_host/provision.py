@@ -6,6 +6,7 @@ nothing runs as root: the service and the agent run as the user `edgecl`, or, wi
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,6 +24,9 @@ GROWTH: Final = 5
 
 DONE: Final = "changed"
 SAME: Final = "same"
+
+PATH: Final = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9._-]*|/\.[A-Za-z0-9_][A-Za-z0-9._-]*)+")
+NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 END: Final = "EDGECL-END"
 """Ends a file within a script."""
@@ -57,10 +61,18 @@ class Wish:
 
 
 def place(survey: Survey, *, user_only: bool, prefix: str = "", store: str = "") -> tuple[str, Place]:
-    """The folder of the installation, and what lies where."""
+    """The folder of the installation, and what lies where.
+
+    Raises EdgeclError: a path or the user's name does not go into a unit or a rule of sudo as it is.
+    """
     home = survey.home
     prefix = prefix or (f"{home}/.local/share/edgecl" if user_only else "/opt/edgecl")
     store = store or (f"{prefix}/state" if user_only else "/var/lib/edgecl")
+    for path in (prefix, store):
+        if not PATH.fullmatch(path):
+            raise EdgeclError(f"{path!r}: no folder for a service; give one from / on, of letters, digits and ._/-")
+    if not NAME.fullmatch(survey.user):
+        raise EdgeclError(f"{survey.user!r}: no user for a rule of sudo; log in as another, or give --user-only")
     return prefix, Place(venv=f"{prefix}/venv", store=store)
 
 

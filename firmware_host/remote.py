@@ -55,7 +55,7 @@ class Remote:
         """The same board, by one connection for all that follows: each by itself takes a slow board a second."""
         with tempfile.TemporaryDirectory(prefix="edgecl-ssh-") as folder:
             base = self.options.ssh_command or os.environ.get("EDGECL_SSH", "") or "ssh"
-            own = shlex.join(["-o", "ControlMaster=auto", "-o", f"ControlPath={folder}/%C", "-o", "ControlPersist=60"])
+            own = shlex.join(["-o", "ControlMaster=auto", "-o", f"ControlPath={folder}/c", "-o", "ControlPersist=60"])
             one = replace(self, options=replace(self.options, ssh_command=f"{base} {own}"))
             try:
                 yield one

@@ -18,6 +18,7 @@ from edgecl.facts import Facts
 from firmware_host import survey
 from firmware_host.links.address import SshAddress
 from firmware_host.links.link import Options
+from firmware_host.provision import place
 from firmware_host.remote import Remote, remote
 from firmware_host.survey import Survey
 from firmware_host.wheels import Target, identity, python_of
@@ -363,6 +364,18 @@ def test_a_board_that_will_not_do_is_told(
             survey.parse(text, "board")
     with pytest.raises(ProfileError, match="64-bit"):
         _ = survey.parse(SURVEYED.replace("aarch64", "armv7l").replace("Raspberry Pi 5", "A board"), "board").profile
+
+
+@pytest.mark.parametrize(
+    "store", ["state", "/srv/a b", "/srv/../etc", "/srv/x\nALL", "/srv/$(id)", "/srv/%h", "/", "//x"]
+)
+def test_a_path_that_would_mean_more_than_itself_is_refused(store: str) -> None:
+    found = survey.parse(SURVEYED, "board")
+    with pytest.raises(EdgeclError, match="no folder for a service"):
+        place(found, user_only=False, store=store)
+    with pytest.raises(EdgeclError, match="no user for a rule"):
+        place(survey.parse(SURVEYED.replace("user=pi", "user=pi ALL"), "board"), user_only=False)
+    assert place(found, user_only=True)[1].store == "/home/pi/.local/share/edgecl/state"
 
 
 def test_the_platforms_of_a_board_are_those_that_its_libc_runs() -> None:

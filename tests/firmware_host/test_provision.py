@@ -22,8 +22,8 @@ from firmware_host.provision import place
 from firmware_host.remote import Remote, remote
 from firmware_host.survey import Survey
 from firmware_host.wheels import Target, identity, python_of
-from tests.firmware_host import sshd, wheelhouse
-from tests.firmware_host.sshd import Server
+from tests.firmware_host import homes, wheelhouse
+from tests.firmware_host.homes import Server
 
 SYSTEM = Path(f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}")
 PYTHON = SYSTEM if SYSTEM.exists() else getattr(sys, "_base_executable", sys.executable)
@@ -43,7 +43,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("board")
     (folder / "home").mkdir()
-    with sshd.running(folder / "ssh", folder / "home") as found:
+    with homes.running(folder / "ssh", folder / "home") as found:
         yield found
 
 
@@ -254,7 +254,7 @@ def test_a_password_of_sudo_is_never_taken_for_a_command(board: Server, tmp_path
     (tmp_path / "bin/id").write_text('#!/bin/sh\nif [ "$1" = -u ]; then echo 1000; else exec /usr/bin/id "$@"; fi\n')
     (tmp_path / "bin/id").chmod(0o755)
     (tmp_path / "home").mkdir()
-    with sshd.running(tmp_path / "ssh", tmp_path / "home", path=str(tmp_path / "bin")) as server:
+    with homes.running(tmp_path / "ssh", tmp_path / "home", path=str(tmp_path / "bin")) as server:
         to, options = SshAddress("board", "board"), Options(ssh_command=server.command)
         assert survey.ask(Remote(to, options), store="").sudo == "password"
         knowing = Remote(to, options, f"x; touch {tmp_path}/run")
@@ -276,7 +276,7 @@ def test_with_root_the_service_and_the_agent_are_another_user(
     for folder in (shared, *shared.parents):  # pytest's are closed to others
         if folder.owner() == "root" and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o055)
-    with sshd.running(tmp_path / "ssh", shared / "home", apart=True) as server:
+    with homes.running(tmp_path / "ssh", shared / "home", apart=True) as server:
         monkeypatch.setenv("EDGECL_SSH", server.command)
         words = ("--store", shared / "store", "--development")
         board = remote("board")

@@ -1,4 +1,4 @@
-"""A real sshd on loopback, for this user, with keys, settings and known hosts of its own."""
+"""A real sshd on loopback whose users have a home of their own, or a root of their own: a board to provision."""
 
 import os
 import shutil

@@ -20,7 +20,7 @@ DATA_BYTES: Final = 60 << 10
 """Of a file, in one message over frames."""
 CONSOLE_BYTES: Final = 8 << 10
 """Of a message over a console; a line that is hit costs as much as that."""
-CONSOLE_DATA_BYTES: Final = 2 << 10
+CONSOLE_DATA_BYTES: Final = 1 << 10
 
 MAX_OBJECT_BYTES: Final = 1 << 30
 MAX_NAME: Final = 255

@@ -68,6 +68,7 @@ class _Session(Process):
 
     def failure(self, found: str) -> LinkError:
         if found == "silent":
+            self.give_up()
             return LinkError(
                 f"{self._to.text}: the connection is open, but nothing came for {self._options.stall_s:g} s; look "
                 "after board and network, and run the same command again"

@@ -38,6 +38,7 @@ STATUS: Final[Code] = (READ, FILES, 1)
 HASH: Final[Code] = (READ, FILES, 2)
 HASHES: Final[Code] = (READ, FILES, 3)
 HELLO: Final[Code] = (READ, EDGECL, 0)
+FACTS: Final[Code] = (READ, EDGECL, 1)
 WANTED: Final[Code] = (READ, EDGECL, 2)
 
 Natural = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]

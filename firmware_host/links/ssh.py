@@ -29,7 +29,7 @@ _OPTIONS: Final = (
     "LogLevel=INFO",  # why it failed is read from what it says
 )
 
-INSTALLED: Final = ("/opt/edgecl/bin/edgecl", '"$HOME"/.local/share/edgecl/venv/bin/edgecl', "edgecl")
+INSTALLED: Final = ("/opt/edgecl/bin/edgecl", '"$HOME"/.local/share/edgecl/bin/edgecl', "edgecl")
 """Where `edgecl provision` puts it, as a shell's words, and wherever else the shell finds it."""
 
 

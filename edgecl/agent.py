@@ -36,6 +36,7 @@ def serve(
 
     def revert() -> None:
         board.greeted = False
+        board.release()
         if line:
             line.revert()
             ends.pace = line.pace

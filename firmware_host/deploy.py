@@ -35,7 +35,7 @@ from firmware_host.client import Client, Source
 from firmware_host.events import Tell
 from firmware_host.offer import Offer, title
 from firmware_host.patient import Patient
-from firmware_host.plan import Part, Survey, Wishes, survey
+from firmware_host.plan import Look, Part, Wishes, look
 from firmware_host.said import said
 
 LOOKS_S: Final = (0.1, 0.2, 0.3, 0.5, 1.0)
@@ -63,7 +63,7 @@ def deploy(client: Client, device: str, offer: Offer, wishes: Wishes, tell: Tell
         tell(events.Lost(device=device, reason=str(error)))
 
     board = Patient(client, lost=lost)
-    found = survey(board, offer, wishes)
+    found = look(board, offer, wishes)
     tell(events.Planned(device=device, plan=found.plan))
     if found.plan.there:
         return _there(device, offer, tell)
@@ -148,7 +148,7 @@ def _there(device: str, offer: Offer, tell: Tell) -> events.Ended:
     return event
 
 
-def _receive(board: Patient, device: str, offer: Offer, wishes: Wishes, found: Survey, tell: Tell) -> int:
+def _receive(board: Patient, device: str, offer: Offer, wishes: Wishes, found: Look, tell: Tell) -> int:
     """Begin, and send what is missing; the number of the deployment, 0 where there is nothing to do."""
     sender = _Sender(board, device, found.parts, tell)
     first = [part for part in found.parts if part.piece.path in (MANIFEST, SIGNATURE)]

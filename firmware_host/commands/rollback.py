@@ -1,0 +1,83 @@
+"""`edgecl rollback` and `edgecl cancel`: go back to a bundle of before, or give up a deployment under way."""
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from edgecl import orders
+from edgecl.errors import RequestError
+from edgecl.orders import BackRequest, BeginAnswer, CancelRequest, DeploymentAnswer, HistoryAnswer, HistoryRequest
+from firmware_host import fleet as fleets
+from firmware_host import status
+from firmware_host.client import Client
+from firmware_host.commands.options import duration_s, fleet_option, json_option, me
+from firmware_host.deploy import follow, require
+from firmware_host.offer import title
+from firmware_host.patient import Patient
+from firmware_host.show import Show
+
+
+@click.command()
+@click.argument("device")
+@click.option(
+    "--to", default="", metavar="BUNDLE", help="NAME@VERSION, or the beginning of an id; else the one before."
+)
+@click.option("--probation", type=duration_s, default="5 s", show_default=True, metavar="TIME", help="Watch it for so "
+              "long.")  # fmt: skip
+@fleet_option
+@json_option
+def rollback(device: str, to: str, probation: float, fleet_file: Path | None, as_json: bool) -> None:
+    """Go back to a bundle that answered before, and to what that one had learned.
+
+    Nothing is sent: the device keeps the bundle before the current one.
+    """
+    found = fleets.load(fleet_file).one(device)
+    show = Show(as_json=as_json, several=False)
+    with Client(found.link()) as client:
+        board = Patient(client)
+        there = board.ask(orders.HISTORY, HistoryRequest(before=0), HistoryAnswer)
+        titles = {bundle.id: title(bundle.name, bundle.version) for bundle in there.bundles}
+        request = BackRequest(to=_identity(to, titles), by=me(), probation_s=probation)
+        number = client.request(orders.BACK, request, BeginAnswer).number
+        try:
+            ended = follow(board, found.name, number, titles, show)
+        except KeyboardInterrupt:
+            show.say(found.name, f"interrupted: the device goes on by itself; see edgecl history {found.name}")
+            raise
+    require(ended)
+    if not as_json:
+        print(f"{ended.title} answers again")
+
+
+@click.command()
+@click.argument("device")
+@fleet_option
+@json_option
+def cancel(device: str, fleet_file: Path | None, as_json: bool) -> None:
+    """Give up the deployment that is under way on a device, if it has not switched yet.
+
+    The device stays as it is. What has switched comes to its end; edgecl rollback goes back from there.
+    """
+    found = fleets.load(fleet_file).one(device)
+    with Client(found.link()) as client:
+        newest = client.request(orders.DEPLOYMENT, orders.NumberRequest(), DeploymentAnswer).deployment
+        if newest is None or newest.over:
+            raise RequestError(f"{found.name}: no deployment is under way; there is nothing to give up")
+        request = CancelRequest(number=newest.number, by=me())
+        given_up = client.request(orders.CANCEL, request, DeploymentAnswer).deployment
+        assert given_up
+    if as_json:
+        print(msgspec.json.encode(given_up).decode())
+    else:
+        print(status.line(given_up))
+
+
+def _identity(given: str, titles: dict[str, str]) -> str:
+    """The id, or its beginning, of what a user names. Raises RequestError."""
+    named = [identity for identity, name in titles.items() if name == given]
+    if named:
+        return named[0]
+    if "@" in given or not all(letter in "0123456789abcdef" for letter in given):
+        raise RequestError(f"{given}: no such bundle there; there are {', '.join(titles.values()) or 'none'}")
+    return given

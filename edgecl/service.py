@@ -8,12 +8,14 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from edgecl import control, deployments, disk, resident, service_file
+from edgecl.engine_choice import choose
 from edgecl.errors import EdgeclError, JournalError, RequestError, StoreError
 from edgecl.feed import Ended, Feed
 from edgecl.journal import Record
@@ -199,7 +201,7 @@ class Service:
             self._loop = Loop(
                 self._store.place(current),
                 self._directory,
-                self._settings,
+                replace(self._settings, engine=choose(self._file.engine, manifest)),
                 source=self._file.source,
                 learned=self._store.learned(manifest.lineage, current),
                 told=self._deployed(current),

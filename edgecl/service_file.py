@@ -8,6 +8,7 @@ import msgspec
 
 from edgecl import sources
 from edgecl.commands.options import parse_bytes
+from edgecl.engine_choice import AUTO, DEFAULT
 from edgecl.errors import ProjectError
 from edgecl.settings import Settings
 
@@ -30,7 +31,8 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     keep: str = "16 MB"
     """Samples on the disk; unlike a run, a service keeps some: deployments are tried on them, and labels come late."""
     rehearsal: str = "1 MB"
-    engine: str = "executorch"
+    engine: str = AUTO
+    """`auto`: ONNX Runtime with a GPU where the board has one and the bundle carries ONNX, else ExecuTorch."""
 
     def settings(self, where: Path) -> Settings:
         """Those of the loop. Raises ProjectError, SettingError."""
@@ -45,7 +47,7 @@ class ServiceFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             hysteresis=self.hysteresis,
             keep_bytes=_bytes(self.keep, "keep", where),
             rehearsal_bytes=_bytes(self.rehearsal, "rehearsal", where),
-            engine=self.engine,
+            engine=DEFAULT if self.engine == AUTO else self.engine,
         )
 
 

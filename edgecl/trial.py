@@ -16,9 +16,10 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from edgecl import journal, resident, samples
+from edgecl import journal, resident, samples, service_file
 from edgecl.bundle import read_canaries
 from edgecl.deployments import Figures
+from edgecl.engine_choice import AUTO, choose
 from edgecl.errors import BundleError, EdgeclError, JournalError
 from edgecl.loop import Loop
 from edgecl.preprocess import Preprocess
@@ -90,7 +91,10 @@ def _try(store: Store, identity: str, scratch: Path, learned: Path) -> Figures:
                 right.append(record.label == record.y)
 
     found = _newest(store.directory / "samples")
-    settings = Settings(sync=True, checkpoint_every=1 << 30, budget_bytes=0)
+    file = store.directory / service_file.FILE
+    wanted = service_file.read(store.directory).engine if file.exists() else AUTO
+    engine = choose(wanted, store.manifest(identity))
+    settings = Settings(sync=True, checkpoint_every=1 << 30, budget_bytes=0, engine=engine)
     with Loop(store.place(identity), scratch, settings, source=None, learned=learned, on_record=note) as loop:
         loop.operations.held = True
         seen = [x for x, y in _inputs(loop, found) if loop.predict(x, y=y)]

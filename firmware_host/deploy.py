@@ -4,6 +4,7 @@ Everything may be done again: sent objects stay, the board goes on with the depl
 after everything was received it does without a host.
 """
 
+import contextlib
 import time
 from typing import Final
 
@@ -225,10 +226,8 @@ def _source(part: Part) -> Source:
 
 def _make_way(board: Patient, there: Deployment, by: str) -> None:
     """The deployment that is under way is given up; one that has switched comes to its end first."""
-    try:
+    with contextlib.suppress(RequestError):  # it has switched, or is over
         board.ask(orders.CANCEL, CancelRequest(number=there.number, by=by), DeploymentAnswer)
-    except RequestError:
-        return  # it is over meanwhile
     looks = 0
     while True:
         now = board.ask(orders.DEPLOYMENT, NumberRequest(number=there.number), DeploymentAnswer).deployment

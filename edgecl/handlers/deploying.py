@@ -128,6 +128,11 @@ def cancel(board: Board, request: CancelRequest) -> DeploymentAnswer:
         found = change.control.find(request.number)
         if found.over:
             raise RequestError(f"deployment {found.number}: it is over ({found.outcome}); there is nothing to give up")
+        if found.state not in BEFORE_SWITCH:
+            raise RequestError(
+                f"deployment {found.number}: it has switched ({found.state}); wait for its end, then go back with "
+                "edgecl rollback"
+            )
         found = msgspec.structs.replace(found, cancelled=request.by)
         if found.state == "RECEIVE":
             if request.reason:

@@ -3,13 +3,19 @@
 from pathlib import Path
 
 import click
-import msgspec
 
 from edgecl import orders
 from edgecl.errors import RequestError
-from edgecl.orders import BackRequest, BeginAnswer, CancelRequest, DeploymentAnswer, HistoryAnswer, HistoryRequest
+from edgecl.orders import (
+    BackRequest,
+    BeginAnswer,
+    CancelRequest,
+    DeploymentAnswer,
+    HistoryAnswer,
+    HistoryRequest,
+    NumberRequest,
+)
 from firmware_host import fleet as fleets
-from firmware_host import status
 from firmware_host.client import Client
 from firmware_host.commands.options import duration_s, fleet_option, json_option, me
 from firmware_host.deploy import follow, require
@@ -36,8 +42,7 @@ def rollback(device: str, to: str, probation: float, fleet_file: Path | None, as
     show = Show(as_json=as_json, several=False)
     with Client(found.link()) as client:
         board = Patient(client)
-        there = board.ask(orders.HISTORY, HistoryRequest(before=0), HistoryAnswer)
-        titles = {bundle.id: title(bundle.name, bundle.version) for bundle in there.bundles}
+        titles = _titles(board)
         request = BackRequest(to=_identity(to, titles), by=me(), probation_s=probation)
         number = client.request(orders.BACK, request, BeginAnswer).number
         try:
@@ -60,17 +65,25 @@ def cancel(device: str, fleet_file: Path | None, as_json: bool) -> None:
     The device stays as it is. What has switched comes to its end; edgecl rollback goes back from there.
     """
     found = fleets.load(fleet_file).one(device)
+    show = Show(as_json=as_json, several=False)
     with Client(found.link()) as client:
-        newest = client.request(orders.DEPLOYMENT, orders.NumberRequest(), DeploymentAnswer).deployment
+        board = Patient(client)
+        newest = board.ask(orders.DEPLOYMENT, NumberRequest(), DeploymentAnswer).deployment
         if newest is None or newest.over:
             raise RequestError(f"{found.name}: no deployment is under way; there is nothing to give up")
-        request = CancelRequest(number=newest.number, by=me())
-        given_up = client.request(orders.CANCEL, request, DeploymentAnswer).deployment
-        assert given_up
-    if as_json:
-        print(msgspec.json.encode(given_up).decode())
-    else:
-        print(status.line(given_up))
+        titles = _titles(board)
+        board.ask(orders.CANCEL, CancelRequest(number=newest.number, by=me()), DeploymentAnswer)
+        ended = follow(board, found.name, newest.number, titles, show)
+    if ended.outcome != "superseded":
+        require(ended)
+    if not as_json:
+        print(f"{ended.title} {ended.outcome}: {ended.reason}; {ended.current_title or 'no bundle'} answers, as before")
+
+
+def _titles(board: Patient) -> dict[str, str]:
+    """Names and versions of the bundles there, by id."""
+    there = board.ask(orders.HISTORY, HistoryRequest(before=0), HistoryAnswer)
+    return {bundle.id: title(bundle.name, bundle.version) for bundle in there.bundles}
 
 
 def _identity(given: str, titles: dict[str, str]) -> str:

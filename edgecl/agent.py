@@ -37,6 +37,7 @@ def serve(
 
     def revert() -> None:
         board.greeted = False
+        board.release()
         if line:
             line.revert()
             ends.pace = line.pace

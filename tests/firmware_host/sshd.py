@@ -31,6 +31,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin yes
 AllowTcpForwarding yes
+Subsystem sftp internal-sftp
 """
 
 CLIENT = """

@@ -144,8 +144,8 @@ def render(found: Found) -> Sequence[str]:
         "**The processor is emulated: the times and the memory say nothing of real hardware.** What this page shows is "
         "that the programs compute on 64-bit Arm what they computed where they were built.",
         f"## Methods: ResNet-20, `{LEARNER}`, on the bundle's own vectors",
-        "`edgecl verify` on the board. The distance is relative to the largest number of the output; for theta and slots "
-        "to the largest change of the step. `of` is the output that is furthest off. Seconds are medians.",
+        "`edgecl verify` on the board. The distance is relative to the largest number of the output, for theta and "
+        "slots to the largest change of the step. `of` is the output that is furthest off. Seconds are medians.",
         results.table(("method", "distance", "of", "s a call"), methods),
         f"## A run: {SAMPLES} images with noise, batches of {BATCH}",
         "There and here, compared record by record: the same classes, the same decisions. `answers` is the largest "

@@ -26,9 +26,8 @@ from edgecl.contents import Canaries, Routing, Vectors
 from edgecl.detector import Detector
 from edgecl.errors import BundleError, StoreError
 from edgecl.head import Sums
-from edgecl.manifest import File, Manifest, Method, encode
+from edgecl.manifest import MANIFEST, File, Manifest, Method, encode
 from edgecl.state import State
-from edgecl.unpack import MANIFEST
 
 SUFFIX: Final = ".ecl"
 
@@ -91,6 +90,18 @@ def open_alone(path: Path, cache: Path) -> Bundle:
     except OSError as error:
         raise StoreError(f"{cache}: {error.strerror or error}; give another --state") from None
     return bundle
+
+
+def open_in_place(directory: Path) -> Bundle:
+    """The bundle in a directory that only this user may write, verified where it lies.
+
+    Raises BundleError: anything at all is wrong with it.
+    """
+    where = str(directory)
+    with contextlib.closing(unpack.members(directory, where)) as found:
+        data, manifest = unpack.read_manifest(found, where)
+        unpack.verify(found, manifest, directory, where)
+    return Bundle(manifest, hashlib.sha256(data).hexdigest(), directory, where)
 
 
 def read_state(bundle: Bundle, form: str = "") -> State:

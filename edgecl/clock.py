@@ -1,4 +1,4 @@
-"""The board's clocks, and which boot this is."""
+"""The board's clocks."""
 
 import time
 from pathlib import Path
@@ -8,8 +8,6 @@ from edgecl.journal import Stamp
 
 SYNCHRONISED: Final = Path("/run/systemd/timesync/synchronized")
 """systemd-timesyncd makes this file once it has set the clock."""
-
-BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class SystemClock:
@@ -23,8 +21,3 @@ class SystemClock:
 
     def quality(self) -> Stamp.Quality.ValueType:
         return Stamp.SYNCHRONISED if SYNCHRONISED.exists() else Stamp.UNKNOWN
-
-
-def boot_id() -> str:
-    """32 hexadecimal digits that differ from boot to boot."""
-    return BOOT_ID.read_text().strip().replace("-", "")

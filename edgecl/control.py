@@ -1,10 +1,11 @@
 """The socket of a running loop: whoever may write its state directory may ask it for what `edgecl/operations.py` does.
 
-`STATE/socket` is a Unix stream socket that only its user can open. A request is one line of JSON, one of REQUESTS by
-its `do`; the answer is one line, `{"done": ...}`, or `{"refused": message, "code": exit code}`. A connection may ask
-again.
+`STATE/socket` is a Unix stream socket that only its user can open. A request is one line of JSON, one of
+`edgecl/requests.py` by its `do`; the answer is one line, `{"done": ...}`, or `{"refused": message, "code": exit code}`.
+A connection may ask again.
 
-Without a loop running, the same request is done on the state directory itself: `opened` gives whichever there is.
+Without a loop running, a request of LEARNED is done on the state directory itself: `opened` gives whichever there is.
+Those of SERVICE are for `edgecl serve` alone (`edgecl/service.py`).
 """
 
 import contextlib
@@ -14,76 +15,38 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from edgecl.errors import EdgeclError, StoreError
-from edgecl.labels import Given, Labelled
+from edgecl.errors import EdgeclError, RequestError, StoreError
+from edgecl.labels import Labelled
 from edgecl.loop import Loop
 from edgecl.operations import ClassFacts, DomainFacts, Operations
+from edgecl.requests import (
+    REQUESTS,
+    AddClass,
+    DropDomain,
+    ExportDomain,
+    Label,
+    ListClasses,
+    ListDomains,
+    MergeDomains,
+    RenameDomain,
+    Request,
+    Status,
+)
 from edgecl.settings import Settings
+from edgecl.store import Store
 
 SOCKET: Final = "socket"
 MAX_LINE_BYTES: Final = 1 << 24
 """Of a request; more labels than that come in several."""
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="do"):
-    """What is asked for."""
-
-
-class ListDomains(Request, frozen=True, tag="list-domains"):
-    """Answered by a list of DomainFacts."""
-
-
-class RenameDomain(Request, frozen=True, tag="rename-domain"):
-    """`name` is a name or a number, here and below."""
-
-    name: str
-    to: str
-
-
-class MergeDomains(Request, frozen=True, tag="merge-domains"):
-    """The later becomes a part of the earlier."""
-
-    name: str
-    other: str
-
-
-class DropDomain(Request, frozen=True, tag="drop-domain"):
-    """Its state and labels are forgotten."""
-
-    name: str
-
-
-class ExportDomain(Request, frozen=True, tag="export-domain"):
-    """Its state is written to a file, of an absolute path."""
-
-    name: str
-    file: str
-
-
-class ListClasses(Request, frozen=True, tag="list-classes"):
-    """Answered by a list of ClassFacts."""
-
-
-class AddClass(Request, frozen=True, tag="add-class"):
-    """Answered by its index."""
-
-    name: str
-
-
-class Label(Request, frozen=True, tag="label"):
-    """Answered by a Labelled."""
-
-    labels: tuple[Given, ...]
-
-
-REQUESTS = ListDomains | RenameDomain | MergeDomains | DropDomain | ExportDomain | ListClasses | AddClass | Label
-
-Facts = tuple[DomainFacts, ...] | tuple[ClassFacts, ...] | Labelled | int | None
+Facts = tuple[DomainFacts, ...] | tuple[ClassFacts, ...] | Labelled | Status | int | None
 
 
 def perform(operations: Operations, request: Request) -> Facts:
@@ -105,6 +68,8 @@ def perform(operations: Operations, request: Request) -> Facts:
             operations.drop(name)
         case ExportDomain(name=name, file=file):
             operations.export(name, Path(file))
+        case _:
+            raise RequestError("no service runs here, only a loop; start edgecl serve")
     return None
 
 
@@ -113,6 +78,9 @@ class _Reply(msgspec.Struct, omit_defaults=True):
     refused: str | None = None
     code: int = 0
 
+
+Perform = Callable[[Request], Facts]
+"""Does a request. Raises EdgeclError."""
 
 Ask = Callable[[Request, Any], Any]
 """Does a request, and gives its answer as the type named. Raises EdgeclError."""
@@ -125,18 +93,23 @@ def opened(directory: Path) -> Iterator[Ask]:
     Raises StoreError: there is no state directory, or another process has it that cannot be asked. BundleError,
     ProgramError, JournalError, LinkError as opening a loop does.
     """
-    connection = _connected(directory)
-    if connection:
-        with connection, connection.makefile("rwb") as stream:
-            yield lambda request, kind: _ask(stream, request, kind)
-    else:
-        with Loop(_bundle(directory), directory, Settings(sync=True), source=None) as loop:
-            yield lambda request, kind: perform(loop.operations, request)
+    with asking(directory) as ask:
+        if ask:
+            yield ask
+            return
+    bundle, learned = _bundle(directory)
+    with Loop(bundle, directory, Settings(sync=True), source=None, learned=learned) as loop:
+        yield lambda request, kind: perform(loop.operations, request)
+
+
+def served(operations: Operations, directory: Path) -> contextlib.AbstractContextManager[None]:
+    """Answer requests to a loop in threads of their own while the block runs. Raises StoreError."""
+    return answering(partial(perform, operations), directory)
 
 
 @contextmanager
-def served(operations: Operations, directory: Path) -> Iterator[None]:
-    """Answer requests in threads of their own while the block runs. Raises StoreError."""
+def answering(perform: Perform, directory: Path) -> Iterator[None]:
+    """Answer requests by a function, in threads of their own, while the block runs. Raises StoreError."""
     with contextlib.ExitStack() as stack:
         folder = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         stack.callback(os.close, folder)
@@ -151,7 +124,7 @@ def served(operations: Operations, directory: Path) -> Iterator[None]:
             raise StoreError(f"{directory / SOCKET}: {error.strerror}; give another --state") from None
         stack.callback(_unlink, path)
         closing, busy = threading.Event(), threading.Lock()
-        thread = threading.Thread(target=_accept, args=(listener, operations, closing, busy), daemon=True)
+        thread = threading.Thread(target=_accept, args=(listener, perform, closing, busy), daemon=True)
         thread.start()
         try:
             yield
@@ -163,37 +136,48 @@ def served(operations: Operations, directory: Path) -> Iterator[None]:
             thread.join()
 
 
+@contextmanager
+def asking(directory: Path) -> Iterator[Ask | None]:
+    """Who answers for the loop or service that runs there; None where none does. Raises StoreError."""
+    connection = _connected(directory)
+    if not connection:
+        yield None
+        return
+    with connection, connection.makefile("rwb") as stream:
+        yield lambda request, kind: _ask(stream, request, kind)
+
+
 def _unlink(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
 
-def _accept(listener: socket.socket, operations: Operations, closing: threading.Event, busy: threading.Lock) -> None:
+def _accept(listener: socket.socket, perform: Perform, closing: threading.Event, busy: threading.Lock) -> None:
     while not closing.is_set():
         try:
             connection, _ = listener.accept()
         except OSError:
             return
-        threading.Thread(target=_answer, args=(connection, operations, closing, busy), daemon=True).start()
+        threading.Thread(target=_answer, args=(connection, perform, closing, busy), daemon=True).start()
 
 
-def _answer(connection: socket.socket, operations: Operations, closing: threading.Event, busy: threading.Lock) -> None:
+def _answer(connection: socket.socket, perform: Perform, closing: threading.Event, busy: threading.Lock) -> None:
     with connection, contextlib.suppress(OSError), connection.makefile("rwb") as stream:
         while line := stream.readline(MAX_LINE_BYTES):
             with busy:
                 over = _Reply(refused="the loop has ended; ask again", code=1)
-                reply = over if closing.is_set() else _reply(operations, line)
+                reply = over if closing.is_set() else _reply(perform, line)
             stream.write(msgspec.json.encode(reply) + b"\n")
             stream.flush()
 
 
-def _reply(operations: Operations, line: bytes) -> _Reply:
+def _reply(perform: Perform, line: bytes) -> _Reply:
     try:
         request = msgspec.json.decode(line, type=REQUESTS)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return _Reply(refused=f"not a request: {error}; see docs/formats/control.md", code=1)
     try:
-        return _Reply(done=msgspec.Raw(msgspec.json.encode(perform(operations, request))))
+        return _Reply(done=msgspec.Raw(msgspec.json.encode(perform(request))))
     except EdgeclError as error:
         return _Reply(refused=str(error), code=error.exit_code)
     except Exception as error:
@@ -235,10 +219,17 @@ def _connected(directory: Path) -> socket.socket | None:
         os.close(folder)
 
 
-def _bundle(directory: Path) -> Path:
-    """The bundle that a state directory was used with last. Raises StoreError."""
+def _bundle(directory: Path) -> tuple[Path, Path | None]:
+    """The bundle that a state directory was used with last, and where that keeps what it learned, if in its own place.
+
+    Raises StoreError.
+    """
+    store = Store(directory)
+    if store.current:
+        lineage = store.manifest(store.current).lineage
+        return store.place(store.current), store.learned(lineage, store.current)
     cached = directory / "cache"
     found = sorted(path for path in cached.iterdir() if not path.name.startswith(".")) if cached.is_dir() else []
     if len(found) != 1:
         raise StoreError(f"{directory}: no run has been here; give the --state of a run")
-    return found[0]
+    return found[0], None

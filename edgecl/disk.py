@@ -43,3 +43,9 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def free_bytes(path: Path) -> int:
+    """What a user may still write on the file system of a directory. Raises OSError."""
+    status = os.statvfs(path)
+    return status.f_bavail * status.f_frsize

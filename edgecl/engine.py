@@ -84,7 +84,7 @@ ENGINES: Final[dict[str, Callable[[Path, Sequence[str], int, bool, bool], Progra
 FATAL: Final = 4
 """onnxruntime's log level: what it would print below that, it also raises."""
 
-PROVIDERS: Final = ("CUDAExecutionProvider", "CPUExecutionProvider")
+PROVIDERS: Final = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
 """Of onnxruntime's execution providers, those used where present, preferred first."""
 
 

@@ -11,6 +11,7 @@
   - DeployError (6)    a deployment was rolled back
   - ProfileError (1)   a device profile cannot be used
   - RequestError (1)   a domain, class or sample is not there, or there already
+  - KeyFileError (1)   a key to sign or to verify with cannot be used
 
 A message is one line: what, where, and the cure. Anything that is not an EdgeclError is a bug and keeps its traceback.
 """
@@ -80,3 +81,7 @@ class ProfileError(EdgeclError):
 
 class RequestError(EdgeclError):
     """A domain, class or sample is not there, or there already."""
+
+
+class KeyFileError(EdgeclError):
+    """A key to sign or to verify with cannot be used: give another one."""

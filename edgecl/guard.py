@@ -15,6 +15,7 @@ NOT_FINITE: Final = "not-finite"
 COLLAPSE: Final = "collapse"
 CANARIES: Final = "canaries"
 BUSY: Final = "busy"
+HELD: Final = "held"
 GONE: Final = "gone"
 
 

@@ -13,7 +13,7 @@ A state directory belongs to one loop at a time and holds
 
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -25,9 +25,10 @@ import numpy.typing as npt
 
 from edgecl import checkpoints, guard, journal, records, selftest, shift
 from edgecl.answer import Answer, answer_of
-from edgecl.bundle import open_alone, read_detector, read_head
+from edgecl.boot import boot_id
+from edgecl.bundle import open_alone, open_in_place, read_detector, read_head
 from edgecl.checkpoints import Learned, Place
-from edgecl.clock import SystemClock, boot_id
+from edgecl.clock import SystemClock
 from edgecl.domains import Domains
 from edgecl.errors import EdgeclError, ProgramError
 from edgecl.here import check_here
@@ -62,6 +63,8 @@ class Loop:
         *,
         source: str | None = "",
         again: bool = False,
+        learned: Path | None = None,
+        told: Mapping[str, str] | None = None,
         clock: journal.Clock | None = None,
         on_record: Callable[[journal.Record], None] | None = None,
     ) -> None:
@@ -69,7 +72,8 @@ class Loop:
 
         `source` names where the samples come from: `place` is where an earlier run got to in it, or its start when it
         is to be run through `again`. None: no samples will come, and the place stays as it is. `on_record` gets every
-        record as it is journalled, from any thread, and may not call the loop.
+        record as it is journalled, from any thread, and may not call the loop. With `learned`, checkpoints lie
+        there and the bundle is used where it is, in a directory of one's own. `told` is journalled with the settings.
 
         Raises SettingError, StoreError, BundleError, ProgramError, JournalError; nothing is left open then.
         """
@@ -78,17 +82,18 @@ class Loop:
         self._count = journal.End()
         with contextlib.ExitStack() as stack:
             stack.enter_context(checkpoints.owned(state_directory))
-            self.bundle = stack.enter_context(open_alone(path, state_directory / "cache"))
+            opened = open_in_place(path) if learned else open_alone(path, state_directory / "cache")
+            self.bundle = stack.enter_context(opened)
             self.manifest = manifest = self.bundle.manifest
             check_here(manifest)
             hyper = hyper_values(manifest.learner, settings.hyper)
-            selftest.once(self.bundle, state_directory / "tested", engine=settings.engine)
+            selftest.once(self.bundle, (learned or state_directory) / "tested", engine=settings.engine)
             most = domains(settings, manifest)
-            self._checkpoints = checkpoints.Checkpoints(state_directory / "learned" / manifest.lineage)
+            self._checkpoints = checkpoints.Checkpoints(learned or state_directory / "learned" / manifest.lineage)
             self.resumed = self._checkpoints.newest(*manifest.layouts.values())
-            learned = self.resumed.learned if self.resumed else None
+            before = self.resumed.learned if self.resumed else None
             self.checkpoint = self.resumed.path if self.resumed else None
-            self._place = checkpoints.go_on(learned, source, again=again)
+            self._place = checkpoints.go_on(before, source, again=again)
             self._samples = stack.enter_context(
                 Samples(
                     state_directory / "samples",
@@ -107,7 +112,7 @@ class Loop:
             self._learning = Learning(
                 self.bundle,
                 self._programs,
-                learned.states if learned else {},
+                before.states if before else {},
                 hyper=hyper,
                 seed=settings.seed,
                 budget_bytes=budget,
@@ -155,6 +160,7 @@ class Loop:
                     learned=self._learned(),
                     seen=self._seq,
                     source=source or "",
+                    told=told or {},
                 )
             )
             self._journal.sync()
@@ -195,6 +201,15 @@ class Loop:
     def domain(self) -> str:
         """The name of the domain of the last sample."""
         return self._domains.name(self._domains.active)
+
+    @property
+    def domains(self) -> int:
+        """How many there are in the bank."""
+        return len(self._domains.bank.domains)
+
+    def canary_accuracy(self) -> float:
+        """Share of canaries answered right with the trained pieces of `state`; 1 where the bundle has no canaries."""
+        return self._learning.canary_accuracy(self.state)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -261,18 +276,18 @@ class Loop:
         """
         self._check_open()
         method = self.manifest.method("learn")
-        samples, labels = self._preprocess.labelled(x, y, len(self.manifest.classes))
         outcomes: list[Outcome] = []
-        for start in range(0, len(samples), method.batch):
-            some, classes = samples[start : start + method.batch], labels[start : start + method.batch]
-            rows = np.zeros((method.batch, len(self.manifest.classes)), np.float32)  # all zero: leave the sample out
-            rows[np.arange(len(some)), classes] = 1
-            padded = [some[i % len(some)] for i in range(method.batch)]
-            batch = Batch(padded, self._seq, self._seq + len(some) - 1, self._domains.active, rows)
-            self._seq += len(some)
+        for count, samples, rows in self._preprocess.batches(x, y, len(self.manifest.classes), method.batch):
+            batch = Batch(samples, self._seq, self._seq + count - 1, self._domains.active, rows)
+            self._seq += count
             self._do(partial(self._update, batch, None, outcomes), wait=True)
         self._drain()
         return outcomes.count("committed")
+
+    def cut(self) -> None:
+        """Seal the segments of the journal and the samples that are being written: what comes next is in others."""
+        self._journal.close()
+        self._samples.cut()
 
     def trace(self) -> bytes:
         """What the program recorded since the last call, as ETDump; only with `Settings.trace`."""
@@ -312,6 +327,9 @@ class Loop:
                 self.close(f"{kind.__name__}: {error}")
 
     def _offer(self, batch: Batch) -> None:
+        if self.operations.held:
+            self._learning.skip(guard.HELD, f"samples {batch.first_seq} to {batch.last_seq}", batch.domain)
+            return
         place = Place(source=self._place.source, position=self._next)
         if not self._do(partial(self._update, batch, place, []), wait=self._settings.wait):
             detail = f"samples {batch.first_seq} to {batch.last_seq}: learning is behind"

@@ -13,9 +13,16 @@ import msgspec
 
 from edgecl.errors import BundleError
 
+MANIFEST: Final = "manifest.json"
+SIGNATURE: Final = "signature.json"
+"""Signs the manifest and the files that it lists, so the manifest cannot list it: `edgecl/oms.py`."""
+
 SCHEMA: Final = 1
 MAX_MANIFEST_BYTES: Final = 4 << 20
 """A manifest lists files and pieces of state; the largest built so far is under 100 KB."""
+
+MAX_SIGNATURE_BYTES: Final = 64 << 10
+"""A signature has about 250 bytes for each file of the bundle."""
 
 MAX_ELEMENTS: Final = 1 << 31
 """No tensor of a bundle has more elements: a manifest that says so lies."""

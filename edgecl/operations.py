@@ -95,6 +95,13 @@ class Operations:
         self._teaching, self._samples, self._doing, self._rehearse = teaching, kept, doing, rehearse
         self._preprocess = Preprocess(manifest.input)
         self._one = threading.Lock()
+        self.held = False
+        """While it is set, samples are answered and nothing is learned from them."""
+
+    def snapshot(self) -> None:
+        """Write a checkpoint now, of all that has been answered and learned before."""
+        with self._one:
+            self._teach(self._doing.checkpoint)
 
     # domains
 

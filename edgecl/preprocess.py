@@ -1,6 +1,6 @@
 """From samples as sources give them to what a program takes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,18 @@ class Preprocess:
         if len(x) and (labels.min() < 0 or labels.max() >= classes):
             raise ProgramError(f"labels: {labels.min()} to {labels.max()}, the bundle has {classes} classes")
         return [self.check(sample) for sample in x], labels.astype(np.int64)
+
+    def batches(self, x: Array, y: Any, classes: int, size: int) -> Iterator[tuple[int, list[Array], Array]]:
+        """Labelled samples in batches: how many are new, the samples, and their class probabilities [size, classes].
+
+        The last batch is filled up with its own samples, whose rows are zero: to be left out. Raises ProgramError.
+        """
+        samples, labels = self.labelled(x, y, classes)
+        for start in range(0, len(samples), size):
+            some, known = samples[start : start + size], labels[start : start + size]
+            rows = np.zeros((size, classes), np.float32)
+            rows[np.arange(len(some)), known] = 1
+            yield len(some), [some[i % len(some)] for i in range(size)], rows
 
     def batch(self, samples: Sequence[Array]) -> npt.NDArray[np.float32]:
         """Checked samples as one float batch: scaled, shifted, and an image's channels first."""

@@ -32,9 +32,10 @@ def run(
     learned: Learned,
     seen: int,
     source: str,
+    told: Mapping[str, str],
 ) -> journal.Run:
     """A run starts, from what was learned before."""
-    told = {
+    every = {
         **{f"hyper.{name}": value for name, value in hyper.items()},
         "sync": settings.sync,
         "wait": settings.wait,
@@ -46,13 +47,14 @@ def run(
         "keep_bytes": settings.keep_bytes,
         "rehearsal_bytes": settings.rehearsal_bytes,
         "rehearse": settings.rehearse,
+        **told,
     }
     state = learned.states[learned.active]
     return journal.Run(
         bundle=bundle.id,
         name=bundle.manifest.name,
         learner=bundle.manifest.learner.name,
-        settings=[journal.Setting(name=name, value=str(value)) for name, value in told.items()],
+        settings=[journal.Setting(name=name, value=str(value)) for name, value in every.items()],
         seed=settings.seed,
         threads=settings.threads,
         edgecl=__version__,

@@ -57,8 +57,13 @@ def routing(bundle: Bundle, settings: Settings, resumed: Resumed | None) -> Rout
 
 def digest(bundle: Bundle) -> str:
     """sha256 over what signatures and heads are made with: bundles that agree on it may share domains."""
-    record = bundle.manifest.router
-    files = [file.sha256 for file in bundle.manifest.files if file.path == ROUTER]
+    return digest_of(bundle.manifest)
+
+
+def digest_of(manifest: Manifest) -> str:
+    """The same, by the manifest alone."""
+    record = manifest.router
+    files = [file.sha256 for file in manifest.files if file.path == ROUTER]
     made = [*files, str(record.dimensions), str(record.seed)] if record else []
     return hashlib.sha256(" ".join(made).encode()).hexdigest()
 

@@ -71,6 +71,10 @@ class Samples:
             if isinstance(record, journal.Sample) and record.seq in wanted
         }
 
+    def cut(self) -> None:
+        """Seal the segment that is being written; the next sample begins another."""
+        self.close()
+
     def close(self) -> None:
         """Seal the ring."""
         if self._journal:

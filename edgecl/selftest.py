@@ -19,10 +19,9 @@ import numpy.typing as npt
 from edgecl import _runtime, disk
 from edgecl.bundle import Bundle, read_vectors
 from edgecl.errors import BundleError, EdgeclError, StoreError
-from edgecl.manifest import Method
+from edgecl.manifest import MANIFEST, Method
 from edgecl.manifest_reader import decode
 from edgecl.programs import Programs
-from edgecl.unpack import MANIFEST
 
 TOLERANCE: Final = 0.01
 """Allowed distance. Another processor adds up in another order, which costs about 1e-6, and may round an int8 the other
@@ -84,6 +83,7 @@ def once(bundle: Bundle, marker: Path, *, engine: str) -> None:
         if marker.exists() and marker.read_bytes() == tested:
             return
         require(run(bundle, engine=engine), bundle.origin)
+        marker.parent.mkdir(parents=True, exist_ok=True)
         disk.replace(marker, tested)
     except OSError as error:
         raise StoreError(f"{marker}: {error.strerror or error}; make room, or give another --state") from None

@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO, Final, Protocol
+from typing import IO, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -212,12 +212,18 @@ class Npz:
             yield Damaged(position, f"{self._path}: {_line(error)}; what follows cannot be read")
 
 
+class Readable(Protocol):
+    """What bytes come from: `read` gives all that it was asked for, or what there is before the end."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
 class Frames:
     """Samples back to back in a byte stream."""
 
     live = True
 
-    def __init__(self, stream: BinaryIO, given: Input) -> None:
+    def __init__(self, stream: Readable, given: Input) -> None:
         self._stream = stream
         self._given = given
         self._start = 0

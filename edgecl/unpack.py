@@ -11,15 +11,8 @@ from typing import Final
 
 from edgecl import archive, contents, disk
 from edgecl.errors import BundleError
-from edgecl.manifest import MAX_FILES, MAX_MANIFEST_BYTES, Manifest
+from edgecl.manifest import MANIFEST, MAX_FILES, MAX_MANIFEST_BYTES, MAX_SIGNATURE_BYTES, SIGNATURE, Manifest
 from edgecl.manifest_reader import decode
-
-MANIFEST: Final = "manifest.json"
-SIGNATURE: Final = "signature.json"
-"""Signs the manifest, so the manifest cannot list it. Accepted, and not interpreted yet."""
-
-MAX_SIGNATURE_BYTES: Final = 64 << 10
-"""A signature with its certificates is a few kilobytes."""
 
 MAX_BUNDLE_BYTES: Final = 1 << 30
 """All files together: as much as the whole memory of a small board."""
@@ -104,14 +97,19 @@ def cached(found: Iterable[Member], data: bytes, manifest: Manifest, place: Path
         os.close(lock)
 
 
+def verify(found: Iterable[Member], manifest: Manifest, place: Path, where: str) -> None:
+    """Check the files of a bundle where they lie. `found` is what follows the manifest. Raises BundleError."""
+    _take(found, manifest, where, None, durable=False)
+    contents.check(place, manifest, where)
+
+
 def _intact(place: Path, data: bytes, manifest: Manifest) -> bool:
     where = str(place)
     try:
         with contextlib.closing(members(place, where)) as found:
             if read_manifest(found, where)[0] != data:
                 return False
-            _take(found, manifest, where, None, durable=False)
-        contents.check(place, manifest, where)
+            verify(found, manifest, place, where)
     except BundleError:
         return False
     return True

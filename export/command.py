@@ -7,6 +7,9 @@ from pathlib import Path
 
 import click
 
+from edgecl.commands.options import private_key
+from edgecl.keys import PublicKey
+from edgecl.signed import sign
 from export import project as projects
 from export import quiet  # noqa: F401  before what imports torch
 from export.build import Built
@@ -24,15 +27,20 @@ from export.project import Project
     metavar="FILE",
     help="The bundle: FILE.ecl, or a folder. [PROJECT/NAME.ecl]",
 )
+@click.option("--key", help="Sign the bundle: a .key file, or the name of a key that edgecl keys list shows.")
+@click.option("--passphrase-file", type=click.Path(path_type=Path), help="Its first line is the key's passphrase.")
 @click.option("--fit", is_flag=True, help="Take the largest batch, halving it, that keeps to the memory budget.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON.")
-def build(folder: Path, output: Path | None, fit: bool, as_json: bool) -> None:
+def build(
+    folder: Path, output: Path | None, key: str | None, passphrase_file: Path | None, fit: bool, as_json: bool
+) -> None:
     """Compile the project in the folder PROJECT, described by its edgecl.toml, into a bundle.
 
     Takes the model and its source data, warms up the learner, compiles every method of it, measures the memory that
     each needs, and holds each against PyTorch. Needs pip install 'edgecl[export]'.
     """
     project = projects.read(folder)
+    with_key = private_key(key, passphrase_file) if key else None  # asks for a passphrase now, not minutes later
     began = time.monotonic()
 
     def say(line: str) -> None:
@@ -41,7 +49,10 @@ def build(folder: Path, output: Path | None, fit: bool, as_json: bool) -> None:
     destination = output or project.folder / f"{project.tables.name}.ecl"
     built = build_bundle(project, destination, fit=fit, say=say)
     with built.bundle:
-        print(_as_json(built, destination) if as_json else _as_text(built, destination, project))
+        if with_key:
+            sign(destination, with_key).close()
+        signer = with_key.public if with_key else None
+        print(_as_json(built, destination, signer) if as_json else _as_text(built, destination, project, signer))
 
 
 @click.command(short_help="List the learners that a project can name.")
@@ -61,7 +72,7 @@ def learners(as_json: bool) -> None:
     print('A learner of your own: name = "file:Class"; see docs/guide/own-learner.md.')
 
 
-def _as_json(built: Built, destination: Path) -> str:
+def _as_json(built: Built, destination: Path, signer: PublicKey | None) -> str:
     manifest = built.bundle.manifest
     return json.dumps(
         {
@@ -74,11 +85,12 @@ def _as_json(built: Built, destination: Path) -> str:
             "resident_bytes": built.resident_bytes,
             "budget_bytes": manifest.memory_budget_bytes,
             "parity": dict(built.parity),
+            "signed_by": signer.fingerprint if signer else None,
         }
     )
 
 
-def _as_text(built: Built, destination: Path, project: Project) -> str:
+def _as_text(built: Built, destination: Path, project: Project, signer: PublicKey | None) -> str:
     manifest = built.bundle.manifest
     budget = f" of {_mb(manifest.memory_budget_bytes)} allowed" if manifest.memory_budget_bytes else ""
     what = "held-out samples" if project.tables.data.held_out else "source samples"
@@ -93,6 +105,7 @@ def _as_text(built: Built, destination: Path, project: Project) -> str:
             f"{method.name:11} weights {_mb(memory.weights_bytes)}, workspace {_mb(memory.workspace_bytes)}, "
             f"{built.parity[method.name]:.0e} from PyTorch"
         )
+    lines.append(f"signed by   {signer}" if signer else "not signed")
     return "\n".join([*lines, f"id          {built.bundle.id}"])
 
 

@@ -1,1 +1,1 @@
-"""Host to hardware. Nothing is here yet: deploying, pulling and replaying come in later versions."""
+"""Host to hardware. Links to boards, and the client of the agent that runs there."""

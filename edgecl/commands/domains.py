@@ -6,9 +6,10 @@ import click
 import msgspec
 
 from edgecl.commands.table import aligned
-from edgecl.control import DropDomain, ExportDomain, ListDomains, MergeDomains, RenameDomain, Request, opened
+from edgecl.control import opened
 from edgecl.errors import RequestError
 from edgecl.operations import DomainFacts
+from edgecl.requests import DropDomain, ExportDomain, ListDomains, MergeDomains, RenameDomain, Request
 
 state = click.argument("state", type=click.Path(path_type=Path))
 as_json = click.option("--json", "as_json", is_flag=True, help="Print a line of JSON a domain.")

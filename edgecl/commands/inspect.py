@@ -5,8 +5,10 @@ from pathlib import Path
 import click
 import msgspec
 
+from edgecl import keys, signed
 from edgecl.bundle import Bundle, open_bundle
 from edgecl.commands.table import aligned
+from edgecl.errors import BundleError
 from edgecl.manifest import Manifest, Method
 
 
@@ -17,24 +19,29 @@ from edgecl.manifest import Manifest, Method
 def inspect(bundle: Path, pieces: bool, as_json: bool) -> None:
     """Show what a bundle is and what it needs.
 
-    Sizes, digests and contents of all files are checked; the program is not run.
+    Sizes, digests and contents of all files are checked; the program is not run. A signature is verified where you have
+    the key that it names (edgecl keys list).
     """
     with open_bundle(bundle) as opened:
+        try:
+            told, problem = signed.tell(opened, keys.known(keys.folder())), ""
+        except BundleError as error:  # to look at what is wrong is what this is for
+            told, problem = signed.Told(signed=True), str(error).removeprefix(f"{bundle}: ")
         if as_json:
-            shown = {"id": opened.id, "manifest": opened.manifest}
+            shown = {"id": opened.id, "signature": told, "problem": problem, "manifest": opened.manifest}
             print(msgspec.json.format(msgspec.json.encode(shown), indent=2).decode())
         else:
-            print(_text(opened, pieces=pieces))
+            print(_text(opened, f"wrong: {problem}" if problem else str(told), pieces=pieces))
 
 
-def _text(bundle: Bundle, *, pieces: bool) -> str:
+def _text(bundle: Bundle, signature: str, *, pieces: bool) -> str:
     m = bundle.manifest
-    blocks = [aligned(_facts(bundle)), _methods(m.methods), _layout(m, pieces=pieces)]
+    blocks = [aligned(_facts(bundle, signature)), _methods(m.methods), _layout(m, pieces=pieces)]
     blocks.append(aligned([("file", "bytes", "sha256"), *((f.path, str(f.bytes), f.sha256) for f in m.files)]))
     return "\n\n".join(blocks)
 
 
-def _facts(bundle: Bundle) -> list[tuple[str, str]]:
+def _facts(bundle: Bundle, signature: str) -> list[tuple[str, str]]:
     m = bundle.manifest
     hyper = ", ".join(f"{hyper.name}={hyper.value:g}" for hyper in m.learner.hyper) or "none"
     arch = " or ".join(m.requires.arch) or "any processor"
@@ -45,6 +52,7 @@ def _facts(bundle: Bundle) -> list[tuple[str, str]]:
     return [
         ("bundle", f"{m.name} version {m.version} (not below {m.min_version}), lineage {m.lineage}"),
         ("id", bundle.id),
+        ("signature", signature),
         ("learner", f"{m.learner.name}: {' and '.join(how) or 'only answers'}"),
         ("hyper", hyper),
         ("input", f"{m.input.kind} {_shape(m.input.shape)}"),

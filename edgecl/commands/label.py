@@ -13,9 +13,10 @@ from typing import Final, TextIO
 import click
 import msgspec
 
-from edgecl.control import Label, opened
+from edgecl.control import opened
 from edgecl.errors import EXIT_DATA_LOST, EXIT_FAILED, EXIT_OK, RequestError
 from edgecl.labels import Given, Labelled
+from edgecl.requests import Label
 
 AT_ONCE: Final = 1000
 """Labels learned together: all or none of them are on the disk after a power cut."""

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -32,7 +32,9 @@ TURNS: Final = {
 class Printer:
     """Gets every record, one at a time, from any thread."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, also: Callable[[str], None] | None = None) -> None:
+        """`also` gets every line that is said."""
+        self._also = also
         self.tally = Tally()
         self.classes: Sequence[str] = ()
         self.broken = False
@@ -68,6 +70,8 @@ class Printer:
 
     def say(self, line: str) -> None:
         """One line on stderr."""
+        if self._also:
+            self._also(line)
         print(f"\r\x1b[K{line}" if self._terminal else line, file=sys.stderr, flush=True)
 
     def progress(self) -> None:

@@ -200,7 +200,7 @@ def test_a_second_signature_and_a_large_one_are_refused(tiny_members: Members, t
     signed = [*tiny_members, ("signature.json", b"{}")]
     (tmp_path / "a.ecl").write_bytes(packed([*signed, signed[-1]]))
     refused(tmp_path / "a.ecl", "stands twice")
-    large = ("signature.json", bytes(unpack.MAX_SIGNATURE_BYTES + 1))
+    large = ("signature.json", bytes(manifest.MAX_SIGNATURE_BYTES + 1))
     refused_as_both([*tiny_members, large], tmp_path / "b", "more than the limit")
 
 

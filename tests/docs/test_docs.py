@@ -16,14 +16,18 @@ import numpy as np
 import pytest
 
 import edgecl
+from edgecl import deployer
 from edgecl.cli import COMMANDS
 from edgecl.cli import edgecl as command_line
-from edgecl.control import REQUESTS, served
+from edgecl.control import served
 from edgecl.devices import Profile
+from edgecl.requests import LEARNED, REQUESTS, SERVICE, Reopen
+from edgecl.service import Service
 from edgecl.settings import Settings
 from export import project as projects
 from export.build import build
 from export.project import Tables
+from tests.edgecl import stores
 from tests.export import projects as small
 
 ROOT = Path(__file__).parents[2]
@@ -125,14 +129,18 @@ def test_every_command_of_a_group_is_told() -> None:
             assert shown == set(group.commands), name
 
 
+def fenced(page: Path, kind: str) -> list[str]:
+    """The lines of all fenced blocks of a kind."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    return [line for given, block in found if given == kind for line in block.splitlines()]
+
+
 def test_requests_are_answered_as_told(digits: Path, tmp_path: Path) -> None:
     """All of the page on one loop that has founded a domain, but for what depends on the bundle."""
-    text = ROOT / "docs" / "formats" / "control.md"
-    lines = [line for block in re.findall(r"^```\n(.*?)^```", text.read_text("utf-8"), re.DOTALL | re.MULTILINE)
-             for line in block.splitlines()]  # fmt: skip
+    lines = fenced(ROOT / "docs" / "formats" / "control.md", "")
     told = list(zip(lines[::2], lines[1::2], strict=True))
     asked = {json.loads(request)["do"] for request, _ in told}
-    assert {kind.__struct_config__.tag for kind in get_args(REQUESTS)} == asked - {"explode"}
+    assert {kind.__struct_config__.tag for kind in get_args(LEARNED)} == asked - {"explode"}
     dark = np.random.default_rng(0).integers(0, 60, (200, 8, 8, 3)).astype(np.uint8)
     with edgecl.open(digits, state=tmp_path, domains=8, keep_bytes=1 << 20) as loop, served(loop.operations, tmp_path):
         for image in dark:
@@ -146,6 +154,22 @@ def test_requests_are_answered_as_told(digits: Path, tmp_path: Path) -> None:
                 stream.flush()
                 assert plain(json.loads(stream.readline())) == plain(json.loads(answer)), request
         os.close(folder)
+
+
+def test_what_a_service_is_asked_is_told(digits: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in fenced(ROOT / "docs" / "formats" / "control.md", "json")]
+    assert {kind.__struct_config__.tag for kind in get_args(SERVICE)} == {line["do"] for line in lines if "do" in line}
+    told = next(line["done"] for line in lines if "done" in line)
+    store = stores.made(tmp_path / "store")
+    stores.begun(store, digits)
+    deployer.carry_on(store)
+    (store / "service.toml").write_text('source = "stdin"\n')
+    service = Service(store, say=lambda line: None)
+    service.perform(Reopen())
+    for request in (line for line in lines if "do" in line):
+        answer = service.perform(msgspec.convert(request, REQUESTS))
+        assert msgspec.to_builtins(answer).keys() == told.keys()
+    service.close("")
 
 
 def plain(answer: Any) -> Any:

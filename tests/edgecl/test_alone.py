@@ -1,9 +1,9 @@
-"""What runs on the board needs neither PyTorch nor the host side; shown in a process of its own."""
+"""What runs on the board loads neither PyTorch nor the host side, nor cryptography; shown in a process of its own."""
 
 import subprocess
 import sys
 
-FORBIDDEN = {"torch", "executorch", "onnx", "onnxruntime", "serial", "export", "firmware_host"}
+FORBIDDEN = {"torch", "executorch", "onnx", "onnxruntime", "serial", "cryptography", "export", "firmware_host"}
 
 
 def test_edgecl_imports_nothing_of_the_training_side_or_the_host() -> None:

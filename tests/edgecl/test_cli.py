@@ -129,14 +129,16 @@ def test_a_bundle_is_inspected(looped: Path) -> None:
 def test_a_bundle_is_verified(looped: Path) -> None:
     done = edgecl("verify", looped)
     assert done.returncode == 0, done.stderr
-    head, *rows, last = done.stdout.splitlines()
+    head, *rows, signature, last = done.stdout.splitlines()
+    assert signature == "not signed"
     assert head.split() == ["method", "difference", "distance", "of", "ms"]
     assert [(row.split()[0], row.split()[-1]) for row in rows] == [
         (name, "ok") for name in ("infer_b1", "infer_b4", "adapt_b4", "learn_b4")
     ]
     with open_bundle(looped) as opened:
         assert last == f"7 files, id {opened.id}"
-    results = [json.loads(line) for line in edgecl("verify", looped, "--json").stdout.splitlines()]
+    *results, whole = [json.loads(line) for line in edgecl("verify", looped, "--json").stdout.splitlines()]
+    assert whole["id"] == opened.id
     assert [result["method"] for result in results] == ["infer_b1", "infer_b4", "adapt_b4", "learn_b4"]
     assert all(0 < result["difference"] < 1e-5 and result["ms"] > 0 for result in results)
 

@@ -15,10 +15,11 @@ import numpy.typing as npt
 import pytest
 
 from edgecl import control
-from edgecl.control import ExportDomain, ListDomains, opened, served
+from edgecl.control import opened, served
 from edgecl.errors import EdgeclError, StoreError
 from edgecl.loop import Loop
 from edgecl.operations import DomainFacts
+from edgecl.requests import ExportDomain, ListDomains
 from edgecl.settings import Settings
 
 MakeBundle = Callable[..., Path]

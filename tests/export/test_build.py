@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import edgecl
-from edgecl import journal
-from edgecl.bundle import read_canaries, read_state, read_vectors
+from edgecl import journal, keys, signed
+from edgecl.bundle import open_bundle, read_canaries, read_state, read_vectors
 from edgecl.engine import open_program
 from edgecl.errors import BudgetError, ProjectError
 from export import parity, project
@@ -72,6 +72,22 @@ def test_the_same_project_gives_the_same_bytes(learner: str, tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["id"] == identity
     assert (tmp_path / "here.ecl").read_bytes() == (tmp_path / "there.ecl").read_bytes()
+
+
+def test_a_bundle_is_signed_as_it_is_built(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from edgecl.cli import main
+
+    folder, made = projects.write(tmp_path / "project", *projects.named("source")), tmp_path / "small.ecl"
+    command = ["build", str(folder), "-o", str(made), "--key"]
+    assert main([*command, "nobody"]) == 1  # before anything is built
+    assert capfd.readouterr().err.startswith("edgecl: nobody: no such file, and no such key")
+    key = keys.new(tmp_path / "keys", "release", "secret")
+    (tmp_path / "words").write_text("secret")
+    secret = str(tmp_path / "keys" / "release.key")
+    assert main([*command, secret, "--passphrase-file", str(tmp_path / "words")]) == 0
+    assert f"signed by   release ({key.fingerprint})\n" in capfd.readouterr().out
+    with open_bundle(made) as bundle:
+        assert signed.tell(bundle, [key]).signer == "release"
 
 
 def test_over_budget_names_the_method_its_tensors_and_what_would_fit(tmp_path: Path) -> None:

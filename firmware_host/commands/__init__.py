@@ -1,0 +1,1 @@
+"""Commands that need a link to a board, one file a command."""

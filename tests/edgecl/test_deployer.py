@@ -1,0 +1,57 @@
+"""Deployments go through their states, to the right end, with a service and without one."""
+
+from pathlib import Path
+
+from edgecl import deployer, deployments
+from edgecl.store import Store
+from tests.conftest import MakeBundle
+from tests.edgecl import stores
+
+
+def test_the_first_bundle_of_a_board_is_committed(looped: Path, tmp_path: Path) -> None:
+    store = stores.made(tmp_path / "store")
+    begun = stores.begun(store, looped)
+    deployer.carry_on(store)
+    done = deployments.read(store).find(begun.number)
+    assert (done.outcome, done.reason) == ("committed", "")
+    assert stores.states(done) == ["STAGE", "TRIAL", "QUIESCE", "SWITCH", "PROBATION", "COMMIT", "CLEAN", "END"]
+    assert Store(store).current == begun.bundle
+    assert done.trial and done.trial.samples == 8
+    with Store(store).open(begun.bundle) as opened:
+        assert opened.manifest.name == "looped"
+
+
+def test_the_next_version_follows(looped: Path, make_bundle: MakeBundle, tmp_path: Path) -> None:
+    store = stores.made(tmp_path / "store")
+    stores.begun(store, looped)
+    deployer.carry_on(store)
+    second = stores.begun(store, make_bundle(tmp_path / "two.ecl", version=2))
+    deployer.carry_on(store)
+    done = deployments.read(store).find(second.number)
+    assert (done.outcome, done.reason) == ("committed", "")
+    assert Store(store).current == second.bundle
+
+
+def test_a_service_goes_over_to_the_next_bundle_and_takes_along_what_it_learned(
+    looped: Path, make_bundle: MakeBundle, tmp_path: Path
+) -> None:
+    store = stores.made(tmp_path / "store")
+    stores.begun(store, looped)
+    deployer.carry_on(store)
+    with stores.serving(store, "stdin") as service:
+        assert service.stdin
+        service.stdin.write(stores.noise(400).tobytes())
+        service.stdin.flush()
+        stores.until(lambda: stores.status(store), lambda now: now is not None and now.samples == 400)
+        before = stores.status(store)
+        second = stores.begun(store, make_bundle(tmp_path / "two.ecl", version=2), probation_s=0.5)
+        deployer.carry_on(store)
+        done = deployments.read(store).find(second.number)
+        after = stores.status(store)
+        service.stdin.write(stores.noise(100, 6).tobytes())
+        service.stdin.flush()
+        stores.until(lambda: stores.status(store), lambda now: now is not None and now.samples == 100)
+    print(before, after, done, (store / "service.err").read_text())
+    assert (done.outcome, done.reason) == ("committed", "")
+    assert before and after and (before.version, after.version) == (1, 2)
+    assert after.step == before.step > 0

@@ -5,6 +5,7 @@ the wheel is for that version of Python; docs/decisions/0012-cross-compiled-whee
 wheel itself stays in build/aarch64.
 """
 
+import os
 import platform
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import sys
 import sysconfig
 import tomllib
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +22,14 @@ BUILD: Final = ROOT / "build" / "aarch64"
 COMPILER: Final = "aarch64-linux-gnu-g++"
 PLATFORM: Final = "manylinux_2_28_aarch64"
 SOABI: Final = f"cpython-{sys.version_info.major}{sys.version_info.minor}-aarch64-linux-gnu"
+
+NAMES: Final = {
+    # By these two scikit-build-core names the wheel and the module after the board instead of this machine.
+    "_PYTHON_HOST_PLATFORM": "linux-aarch64",
+    "SETUPTOOLS_EXT_SUFFIX": f".{SOABI}.so",
+    "SOURCE_DATE_EPOCH": "1577836800",  # the same sources give the same wheel, and a board need not install it again
+}
+"""Added to the environment of the build."""
 
 
 def main() -> None:
@@ -37,11 +47,8 @@ def main() -> None:
         "cmake.define.executorch_DIR": packages / "executorch" / "share" / "cmake",
         "cmake.define.Python_INCLUDE_DIR": headers,
     }
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", ROOT / "dist", ROOT]
-    command += [f"-C{name}={value}" for name, value in settings.items()]
-    # With these two scikit-build-core names the wheel and the module after the board instead of this machine.
-    names = {"_PYTHON_HOST_PLATFORM": "linux-aarch64", "SETUPTOOLS_EXT_SUFFIX": f".{SOABI}.so"}
-    run(["env", *(f"{name}={value}" for name, value in names.items()), *command])
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(ROOT / "dist"), str(ROOT)]
+    run([*command, *(f"-C{name}={value}" for name, value in settings.items())], environment=NAMES)
 
 
 def need_tools() -> None:
@@ -114,11 +121,11 @@ def check_sizes(headers: Path) -> None:
     run([COMPILER, "-std=c++17", "-fsyntax-only", f"-I{headers}", "-xc++", "-"], "\n".join(lines) + "\n")
 
 
-def run(command: list[str | Path], text: str | None = None) -> None:
+def run(command: list[str], text: str | None = None, environment: Mapping[str, str] | None = None) -> None:
     """Raises SystemExit with the command where it fails."""
-    done = subprocess.run(command, input=text, text=True, check=False)
+    done = subprocess.run(command, input=text, text=True, env={**os.environ, **(environment or {})}, check=False)
     if done.returncode:
-        raise SystemExit(f"wheel-arm64: this failed: {' '.join(map(str, command))}")
+        raise SystemExit(f"wheel-arm64: this failed: {' '.join(command)}")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import classes
 import data
 import domains
 import gas
+import link
 import memory
 import ood
 import results
@@ -92,6 +93,12 @@ def run_speech() -> None:
     results.write("speech", "Spoken digits: speakers as domains", speech.render(found), found)
 
 
+def run_link() -> None:
+    """Throughput of the links; about a minute."""
+    found = link.run(say)
+    results.write("link", "Links: throughput", link.render(found), found)
+
+
 BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "accuracy": run_accuracy,
     "steps": run_steps,
@@ -102,6 +109,7 @@ BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "classes": run_classes,
     "gas": run_gas,
     "speech": run_speech,
+    "link": run_link,
 }
 
 

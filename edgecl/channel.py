@@ -287,11 +287,12 @@ class Channel:
         if ahead == 0:
             self._expected = (self._expected + 1) % SEQUENCES
             self._gap = None
-            self._partial += frame.payload
-            if len(self._partial) > MAX_MESSAGE_BYTES:
+            if len(self._partial) + len(frame.payload) > MAX_MESSAGE_BYTES:
                 self._end()  # no side that keeps to the protocol sends that
-            elif frame.kind == frames.LAST:
-                self._inbox.append(("frames", bytes(self._partial)))
+            elif frame.kind == frames.PIECE:
+                self._partial += frame.payload
+            else:
+                self._inbox.append(("frames", bytes(self._partial) + frame.payload))
                 self._partial.clear()
         elif ahead < SEQUENCES // 2:
             if self._gap is None or ahead <= self._gap:  # the first, or what was sent again has a gap again

@@ -29,8 +29,13 @@ STALL_S: Final = 30.0
 ALIVE_EVERY_S: Final = 2.0
 _LONGEST_RETRY_S: Final = 4.0
 
+OPEN_RETRY_S: Final = 0.3
+"""On a line, where the first OPEN may be lost."""
+
 DAMAGED: Final = 3
-"""Frames damaged in a row, with no session open, after which the line is taken for one of another speed."""
+"""Frames damaged in a row after which the line is taken for one of another speed."""
+DAMAGED_OPEN: Final = 16
+"""The same in a session, which once worked at this speed."""
 
 
 Framing = Literal["frames", "console"]
@@ -119,7 +124,7 @@ class Channel:
                 raise TimeoutError
             if now >= retry_at:
                 self._put(Frame(frames.OPEN, session, 0, 0, bytes([frames.VERSION])).encode())
-                retry_at = now + self.pace.retry_s
+                retry_at = now + (OPEN_RETRY_S if self.pace.baud else self.pace.retry_s)
             self._take(min(retry_at, deadline) - now)
 
     def send(self, message: bytes) -> None:
@@ -157,7 +162,7 @@ class Channel:
         return message
 
     @contextmanager
-    def kept_alive(self) -> Iterator[Callable[[bool], None]]:
+    def kept_alive(self, every_s: float = ALIVE_EVERY_S) -> Iterator[Callable[[bool], None]]:
         """While the block runs, tell the other side that this one is at work: whenever it is, which is what the block
         says by what it is given.
         """
@@ -165,7 +170,7 @@ class Channel:
 
         def tell() -> None:
             was_busy = False
-            while not over.wait(ALIVE_EVERY_S):
+            while not over.wait(every_s):
                 if was_busy and self._busy and self.framing == "frames":
                     try:
                         self._control(frames.ALIVE)
@@ -243,8 +248,10 @@ class Channel:
             if self._scan(encoded):
                 return
             self._damaged += 1
-            if not self._opened and self._damaged % DAMAGED == 0:
-                self._lost()
+            if self._damaged >= (DAMAGED_OPEN if self._opened else DAMAGED):
+                self._damaged = 0
+                if self._serves:
+                    self._end()
             if self._opened and self._gap is None:
                 self._control(frames.NAK)
                 self._gap = 0

@@ -320,7 +320,10 @@ class Deployer:
             return None
 
     def _put(self, deployment: Deployment) -> Deployment:
+        """Record it; whoever has cancelled it meanwhile stays recorded."""
         with deployments.changing(self._directory) as change:
+            cancelled = change.control.find(deployment.number).cancelled or deployment.cancelled
+            deployment = msgspec.structs.replace(deployment, cancelled=cancelled)
             change.write(change.control.put(deployment))
         return deployment
 

@@ -18,7 +18,7 @@ GPU_PROVIDERS: Final = frozenset(("TensorrtExecutionProvider", "CUDAExecutionPro
 
 
 def choose(wanted: str, manifest: Manifest, *, root: Path = Path("/")) -> str:
-    """The engine wanted; for `auto`, what suits this board and bundle. ONNX Runtime is only loaded where it may suit."""
+    """The engine wanted; for `auto`, what suits board and bundle. ONNX Runtime is only loaded where it may suit."""
     if wanted != AUTO:
         return wanted
     carries = any(file.path.startswith(f"{ONNX}/") for file in manifest.files)

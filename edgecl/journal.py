@@ -263,6 +263,23 @@ def next_seq(directory: Path) -> int:
     return learned + 1
 
 
+def needed(directory: Path) -> list[Path]:
+    """The newest segments, back to one that tells the number of a sample: what `next_seq` and a Journal go on from.
+
+    Raises JournalError: a segment cannot be read.
+    """
+    found: list[Path] = []
+    try:
+        for _, path in reversed(_segments(directory)) if directory.is_dir() else ():
+            found.append(path)
+            with path.open("rb") as file:
+                if any(message.channel.topic in ("/prediction", "/sample") for message in recovery.backwards(file)):
+                    break
+    except OSError as error:
+        raise segment.disk_error(directory, error) from None
+    return found
+
+
 def segments(directory: Path) -> list[Path]:
     """The segments of a journal, in the order in which they were written. Raises OSError."""
     return [path for _, path in _segments(directory)]

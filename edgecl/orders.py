@@ -61,6 +61,8 @@ class CancelRequest(Body, frozen=True, kw_only=True):
 
     number: Natural
     by: Who
+    reason: Annotated[str, msgspec.Meta(max_length=4000)] = ""
+    """What is wrong with the bundle, where that is why: the outcome of one being received is then `refused`."""
 
 
 class DeploymentAnswer(Body, frozen=True, kw_only=True):

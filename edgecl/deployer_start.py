@@ -18,7 +18,7 @@ LOCK: Final = "deployer.lock"
 def begin(directory: Path) -> None:
     """Start a deployer that outlives its caller, if a deployment is under way that has all its files."""
     found = deployments.read(directory).under_way
-    if found and found.state != "RECEIVE" and not _taken(directory):
+    if found and found.state != "RECEIVE" and not taken(directory):
         subprocess.Popen(
             [sys.executable, "-P", "-m", "edgecl.deployer", str(directory)],
             stdin=subprocess.DEVNULL,
@@ -46,6 +46,7 @@ def alone(directory: Path) -> Iterator[bool]:
         os.close(lock)
 
 
-def _taken(directory: Path) -> bool:
+def taken(directory: Path) -> bool:
+    """Whether a process carries a deployment on. Raises StoreError."""
     with alone(directory) as mine:
         return not mine

@@ -1,9 +1,9 @@
 """Carries a deployment through its states, each stored before it is entered; whoever finds one unfinished goes on.
 
-`python -m edgecl.deployer STORE` does that, alone (flock on `deployer.lock`), until the deployment has its outcome. The
-agent starts it when everything was received, and the service whenever it finds a deployment that nobody carries on: a
-deployment needs no host any more. Each handler may be begun again at any point, after a crash or a power cut, and comes
-to the same end; one that was begun too often is given up.
+`python -m edgecl.deployer STORE LOCK` does that until the deployment has its outcome, with the lock of the store's only
+deployer. The agent starts it when everything was received, and the service whenever it finds a deployment that nobody
+carries on: a deployment needs no host any more. Each handler may be begun again at any point, after a crash or a power
+cut, and comes to the same end; one that was begun too often is given up.
 """
 
 import contextlib
@@ -47,11 +47,16 @@ LOOK_S: Final = 0.25
 
 def carry_on(directory: Path) -> None:
     """Carry the deployment that is under way to its outcome; nothing, where another process does. Raises StoreError."""
-    with alone(directory) as mine:
-        if mine:
-            deployer = Deployer(directory)
-            while deployer.step():
-                pass
+    with alone(directory) as lock:
+        if lock is not None:
+            go_on(directory)
+
+
+def go_on(directory: Path) -> None:
+    """The same, in a process that has the lock."""
+    deployer = Deployer(directory)
+    while deployer.step():
+        pass
 
 
 class Deployer:
@@ -358,4 +363,4 @@ HANDLERS: Final[dict[State, Callable[[Deployer, Deployment], Next]]] = {
 
 if __name__ == "__main__":
     os.nice(5)  # answers come first
-    carry_on(Path(sys.argv[1]))
+    go_on(Path(sys.argv[1]))  # the lock, sys.argv[2], was handed over, and goes when this process does

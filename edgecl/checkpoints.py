@@ -212,10 +212,9 @@ class Checkpoints:
     def _make(self) -> None:
         """The directories, whose names last before anything in them is said to be there."""
         if not self._lasts:
-            (self._directory / OBJECTS).mkdir(parents=True, exist_ok=True)
+            disk.make_directory(self._directory / OBJECTS, above=2)
             for old in self._directory.glob(".*.new"):  # of a process that was killed; this one is the only one now
                 old.unlink(missing_ok=True)
-            disk.make_directory(self._directory, above=1)
             self._lasts = True
 
     def _index(self, learned: Learned, parts: Parts) -> _Index:

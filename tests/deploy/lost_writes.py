@@ -132,16 +132,19 @@ class Deployment(Case):
         for identity in {*held.staged(), *([current] if current else [])}:
             held.manifest(identity)
             held.open(identity).close()
+        if state in ("TRIAL", "QUIESCE", *HANDED):
+            held.open(self.new).close()
         if self.old:
             assert forks.learned(left, self.old).learned.states[0].digest == self.known
         if self.old and state in (*HANDED, "CLEAN", "END"):
             assert forks.learned(left, self.new).learned.states[0].digest == self.known, "what was carried"
 
     def go_on(self, left: Path) -> None:
+        there = deployments.read(left).under_way
+        if not there or there.state == "RECEIVE":
+            return
         deployer.carry_on(left)
         known = deployments.read(left).deployments
-        if not known or known[-1].state == "RECEIVE":
-            return
         now = known[-1]
         assert now.over and (now.outcome == "committed" or now.bundle != self.new), (now.outcome, now.reason)
         held = Store(left)
@@ -229,9 +232,8 @@ class Trial:
         for place, one in enumerate([*self._operations, None]):
             if place in self._cuts:
                 self._cut(place, at, resume(self._cuts.index(place)))
-            if place in self._idle and one:
-                if not self._missed(place, copy.deepcopy(at)):
-                    self.report.unneeded.append(f"{self._state(place)} {one.path.relative_to(self._root)}")
+            if place in self._idle and one and not self._missed(place, copy.deepcopy(at)):
+                self.report.unneeded.append(f"{self._state(place)} {one.path.relative_to(self._root)}")
             if one:
                 at.apply(one)
 

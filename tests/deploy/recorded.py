@@ -101,6 +101,7 @@ def learn(where: Path, path: Path, log: Path) -> None:
         loop.operations.label([Given(seq, "owl") for seq in range(last - 5, last + 1)])
         for x in stores.noise(12, 8):
             loop.predict(x)
+    marked(log, records=count)
 
 
 if __name__ == "__main__":

@@ -60,8 +60,8 @@ class Pace:
         return 10 * count / self.baud if self.baud else 0.0
 
 
-PIPE: Final = Pace(piece_bytes=frames.MAX_PAYLOAD_BYTES, window=16, retry_s=math.inf, acknowledged=8)
-"""For streams that lose nothing: a megabyte on its way, and nothing sent again."""
+PIPE: Final = Pace(piece_bytes=frames.MAX_PAYLOAD_BYTES, window=32, retry_s=math.inf, acknowledged=16)
+"""For streams that lose nothing: two megabytes on their way, and nothing sent again."""
 
 
 def line_pace(baud: int) -> Pace:

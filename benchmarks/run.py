@@ -15,6 +15,7 @@ import classes
 import data
 import domains
 import gas
+import interruptions
 import memory
 import ood
 import results
@@ -100,6 +101,12 @@ def run_board() -> None:
     results.write("board", "An emulated 64-bit Arm board", board.render(found), found)
 
 
+def run_interruptions() -> None:
+    """500 deployments, each interrupted once; about half an hour."""
+    found = interruptions.run()
+    results.write("interruptions", "Interrupted deployments", interruptions.render(found), found)
+
+
 BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "accuracy": run_accuracy,
     "steps": run_steps,
@@ -110,6 +117,7 @@ BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "classes": run_classes,
     "gas": run_gas,
     "speech": run_speech,
+    "interruptions": run_interruptions,
     "board": run_board,
 }
 

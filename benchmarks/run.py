@@ -15,6 +15,7 @@ import classes
 import data
 import domains
 import gas
+import interruptions
 import link
 import memory
 import ood
@@ -107,6 +108,12 @@ def run_link() -> None:
     results.write("link", "Links: throughput", link.render(found), found)
 
 
+def run_interruptions() -> None:
+    """500 deployments, each interrupted once; about half an hour."""
+    found = interruptions.run()
+    results.write("interruptions", "Interrupted deployments", interruptions.render(found), found)
+
+
 BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "accuracy": run_accuracy,
     "steps": run_steps,
@@ -117,6 +124,7 @@ BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "classes": run_classes,
     "gas": run_gas,
     "speech": run_speech,
+    "interruptions": run_interruptions,
     "board": run_board,
     "link": run_link,
 }

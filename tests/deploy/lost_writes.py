@@ -119,6 +119,7 @@ class Deployment(Case):
                 assert hashlib.sha256(content).hexdigest() == path.name, f"object {path.name[:12]}"
         current, state = held.current, "RECEIVE"
         if controls:
+            assert control.deployments, "the record has gone"
             now, least = control.deployments[-1], msgspec.json.decode(controls[-1], type=Control).deployments[-1]
             assert (now.number, len(now.trace), now.attempts) >= (least.number, len(least.trace), least.attempts), (
                 f"{now.number} {now.state} where {least.number} {least.state} was acknowledged"

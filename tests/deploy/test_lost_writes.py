@@ -28,6 +28,7 @@ UNNEEDED: dict[str, dict[str, str]] = {
         "STAGE objects": "somebody who received the last object may have been killed before this very fsync",
         "QUIESCE .": NAME,
         "QUIESCE learned": NAME,
+        "QUIESCE trial/learned": SECOND,
         "QUIESCE trial": "what is taken over is made again, if it was not moved",
         "SWITCH .": NAME,
         "COMMIT .": SECOND,

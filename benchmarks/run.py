@@ -15,6 +15,7 @@ import classes
 import data
 import domains
 import gas
+import link
 import memory
 import ood
 import results
@@ -100,6 +101,12 @@ def run_board() -> None:
     results.write("board", "An emulated 64-bit Arm board", board.render(found), found)
 
 
+def run_link() -> None:
+    """Throughput of the links; about a minute."""
+    found = link.run(say)
+    results.write("link", "Links: throughput", link.render(found), found)
+
+
 BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "accuracy": run_accuracy,
     "steps": run_steps,
@@ -111,6 +118,7 @@ BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "gas": run_gas,
     "speech": run_speech,
     "board": run_board,
+    "link": run_link,
 }
 
 ASKED_FOR: Final = ("board",)

@@ -20,7 +20,7 @@ from typing import Final, Protocol, Self
 
 from google.protobuf.message import DecodeError
 
-from edgecl import recovery, segment
+from edgecl import disk, recovery, segment
 from edgecl.errors import JournalError
 from edgecl.journal_pb2 import (
     DESCRIPTOR,
@@ -127,7 +127,7 @@ class Journal:
         if not re.fullmatch(_BOOT, boot):
             raise JournalError(f"{boot!r} cannot name a boot; give 1 to 64 letters and digits")
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            disk.make_directory(directory)
             self._number = max((number for number, _ in _segments(directory)), default=0)
         except OSError as error:
             raise segment.disk_error(directory, error) from None

@@ -110,9 +110,9 @@ def test_what_goes_wrong_in_a_handler_is_told_and_the_agent_goes_on(
 
 
 OTHERS = (
-    "", "/", "objects", "objects/", "../secret", "journal/../secret", "journal//b.mcap", "/etc/passwd", "lock",
+    "", "/", "socket", "objects", "objects/", "../secret", "journal/../secret", "journal//b.mcap", "/etc/passwd",
     "journal/.hidden.mcap", "journal/b.mcap/", "journal/b.txt", "journal/x/b.mcap", "learned/l", "learned/l/../x",
-    "control.json", "trust.d/key.pem", "samples/b.mcap\n", "journal/b\0.mcap", "bundles/x/m.json", "socket",
+    "learned/l/o/x/y", "control.json", "trust.d/key.pem", "samples/b.mcap\n", "journal/b\0.mcap", "bundles/x/m", "lock",
 )  # fmt: skip
 
 

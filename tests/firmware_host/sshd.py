@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin yes
 AllowTcpForwarding yes
+Subsystem sftp internal-sftp
 """
 
 CLIENT = """
@@ -120,8 +121,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Server]:
-    """An sshd whose host key is known. Skips the test where there is none."""
+def running(folder: Path, *, settings: str = "", within: Sequence[str] = ()) -> Iterator[Server]:
+    """An sshd whose host key is known, with more settings, and run by another program. Skips the test where there is
+    none.
+    """
     if not SSHD or not shutil.which("ssh"):
         pytest.skip("sshd and ssh are needed: apt install openssh-server openssh-client")
     if os.getuid() == 0:
@@ -129,14 +132,14 @@ def running(folder: Path) -> Iterator[Server]:
     for name in ("host_key", "user_key", "other_key"):
         key(folder / name)
     port = free_port()
-    (folder / "sshd_config").write_text(CONFIG.format(folder=folder, port=port))
+    (folder / "sshd_config").write_text(CONFIG.format(folder=folder, port=port) + settings)
     (folder / "config").write_text(CLIENT.format(folder=folder, port=port, closed=free_port(), user=getpass.getuser()))
     agent = folder / "edgecl"
     path = os.environ.get("PYTHONPATH", "")
     agent.write_text(f'#!/bin/sh\nPYTHONPATH="{path}" exec {sys.executable} -P -m edgecl "$@"\n')
     agent.chmod(0o755)
     log = folder / "log"
-    process = subprocess.Popen([SSHD, "-D", "-f", str(folder / "sshd_config"), "-E", str(log)])
+    process = subprocess.Popen([*within, SSHD, "-D", "-f", str(folder / "sshd_config"), "-E", str(log)])
     server = Server(folder, port, process.pid)
     know(server)
     try:

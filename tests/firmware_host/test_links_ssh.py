@@ -125,7 +125,7 @@ def test_a_board_behind_a_jump_host(server: Server, store: Path) -> None:
 
 def test_the_agent_is_found_where_it_is_installed(tmp_path: Path) -> None:
     home = tmp_path / "a home"
-    agent = home / ".local" / "share" / "edgecl" / "venv" / "bin" / "edgecl"
+    agent = home / ".local" / "share" / "edgecl" / "bin" / "edgecl"
     agent.parent.mkdir(parents=True)
     agent.write_text('#!/bin/sh\necho "$0" "$@"\n')
     agent.chmod(0o755)

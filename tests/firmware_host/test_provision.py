@@ -23,7 +23,7 @@ from firmware_host.remote import Remote, remote
 from firmware_host.survey import Survey
 from firmware_host.wheels import Target, identity, python_of
 from tests.firmware_host import homes, wheelhouse
-from tests.firmware_host.homes import Server
+from tests.firmware_host.homes import Home
 
 SYSTEM = Path(f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}")
 PYTHON = SYSTEM if SYSTEM.exists() else getattr(sys, "_base_executable", sys.executable)
@@ -40,7 +40,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     folder = tmp_path_factory.mktemp("board")
     (folder / "home").mkdir()
     with homes.running(folder / "ssh", folder / "home") as found:
@@ -48,18 +48,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def board(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+def board(server: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setenv("EDGECL_SSH", server.command)
     return server
 
 
-def edgecl(server: Server, *words: object) -> subprocess.CompletedProcess[str]:
+def edgecl(server: Home, *words: object) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"EDGECL_SSH": server.command}
     command = [sys.executable, "-P", "-m", "edgecl", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
-def provisioned(server: Server, house: Path, *words: object) -> dict[str, dict[str, Any]]:
+def provisioned(server: Home, house: Path, *words: object) -> dict[str, dict[str, Any]]:
     """What became of each step."""
     common = ("provision", "board", "--wheelhouse", house, "--python", PYTHON, "--json")
     done = edgecl(server, *common, *words)
@@ -68,7 +68,7 @@ def provisioned(server: Server, house: Path, *words: object) -> dict[str, dict[s
 
 
 @pytest.fixture(scope="module")
-def settled(server: Server, wheels: Path) -> dict[str, dict[str, Any]]:
+def settled(server: Home, wheels: Path) -> dict[str, dict[str, Any]]:
     """The board, provisioned by a user, and what became of each step."""
     return provisioned(server, wheels, "--user-only")
 
@@ -79,7 +79,7 @@ def files(folder: Path) -> dict[str, tuple[int, int]]:
     return {str(path.relative_to(folder)): (path.lstat().st_mtime_ns, path.lstat().st_ino) for path in found}
 
 
-def test_a_dry_run_tells_every_step_and_changes_nothing(board: Server, wheels: Path) -> None:
+def test_a_dry_run_tells_every_step_and_changes_nothing(board: Home, wheels: Path) -> None:
     before = files(board.home.parent / "home")
     steps = provisioned(board, wheels, "--user-only", "--dry-run")
     assert list(steps) == ["wheels", "folders", "environment", "command", "unit", "service", "check"]
@@ -91,7 +91,7 @@ def test_a_dry_run_tells_every_step_and_changes_nothing(board: Server, wheels: P
     assert files(board.home) == before
 
 
-def test_a_user_gets_edgecl(board: Server, settled: dict[str, dict[str, Any]]) -> None:
+def test_a_user_gets_edgecl(board: Home, settled: dict[str, dict[str, Any]]) -> None:
     assert [name for name, step in settled.items() if not step["changed"]] == ["service", "check"]
     assert __version__ in settled["check"]["remark"]
     where = board.home / ".local/share/edgecl"
@@ -101,7 +101,7 @@ def test_a_user_gets_edgecl(board: Server, settled: dict[str, dict[str, Any]]) -
     assert __version__ in remote("board").script('"$HOME/.local/bin/edgecl" --version')
 
 
-def test_once_is_enough(board: Server, wheels: Path, settled: object, tmp_path: Path) -> None:
+def test_once_is_enough(board: Home, wheels: Path, settled: object, tmp_path: Path) -> None:
     before = files(board.home)
     (tmp_path / "release.pem").write_text("-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----\n")
     (tmp_path / "release.toml").write_text('lineages = ["*"]\n')
@@ -118,7 +118,7 @@ def test_once_is_enough(board: Server, wheels: Path, settled: object, tmp_path: 
     }
 
 
-def test_what_was_cut_off_is_finished(board: Server, wheels: Path, settled: object) -> None:
+def test_what_was_cut_off_is_finished(board: Home, wheels: Path, settled: object) -> None:
     where, cache = board.home / ".local/share/edgecl", board.home / ".cache/edgecl/wheels"
     venv = where / os.readlink(where / "venv")
     (venv / "complete").unlink()  # as if the power had gone while it was being filled
@@ -135,7 +135,7 @@ def test_what_was_cut_off_is_finished(board: Server, wheels: Path, settled: obje
     assert __version__ in remote("board").script('"$HOME/.local/bin/edgecl" --version')
 
 
-def test_the_agent_that_was_installed_answers(board: Server, settled: object) -> None:
+def test_the_agent_that_was_installed_answers(board: Home, settled: object) -> None:
     done = edgecl(board, "probe", "board", "--json")
     assert done.returncode == 0, done.stderr
     found = msgspec.json.decode(done.stdout, type=Facts)
@@ -145,7 +145,7 @@ def test_the_agent_that_was_installed_answers(board: Server, settled: object) ->
     assert "store" in edgecl(board, "probe", "board").stdout
 
 
-def test_doctor_looks_at_the_host_and_at_the_board(board: Server, settled: object) -> None:
+def test_doctor_looks_at_the_host_and_at_the_board(board: Home, settled: object) -> None:
     before = files(board.home)
     done = edgecl(board, "doctor", "board", "--json")
     found = {one["name"]: one for one in map(json.loads, done.stdout.splitlines())}
@@ -156,13 +156,13 @@ def test_doctor_looks_at_the_host_and_at_the_board(board: Server, settled: objec
     assert files(board.home) == before
 
 
-def test_doctor_tells_what_keeps_it_from_the_board(board: Server, settled: object, tmp_path: Path) -> None:
+def test_doctor_tells_what_keeps_it_from_the_board(board: Home, settled: object, tmp_path: Path) -> None:
     (tmp_path / "config").write_text(
         (board.folder / "config").read_text().replace(str(board.folder / "known_hosts"), str(tmp_path / "empty"))
-        + " StrictHostKeyChecking accept-new\n"
+        + "Host *\n StrictHostKeyChecking accept-new\n"
     )
     (tmp_path / "empty").write_text("")
-    stranger = Server(board.port, tmp_path, board.home)
+    stranger = Home(tmp_path, board.home)
     found = {
         one["name"]: one for one in map(json.loads, edgecl(stranger, "doctor", "board", "--json").stdout.splitlines())
     }
@@ -179,7 +179,7 @@ def test_doctor_tells_what_keeps_it_from_the_board(board: Server, settled: objec
     assert nowhere.returncode == 1 and "Connection refused" in nowhere.stdout
 
 
-def test_a_step_that_fails_is_told(board: Server, wheels: Path, settled: object) -> None:
+def test_a_step_that_fails_is_told(board: Home, wheels: Path, settled: object) -> None:
     link = board.home / ".local/bin/edgecl"
     target = os.readlink(link)
     link.unlink()
@@ -203,7 +203,7 @@ def test_a_step_that_fails_is_told(board: Server, wheels: Path, settled: object)
     ],
 )
 def test_what_cannot_be_is_told_before_anything_changes(
-    board: Server, wheels: Path, words: tuple[str, str], problem: str
+    board: Home, wheels: Path, words: tuple[str, str], problem: str
 ) -> None:
     before = files(board.home)
     usual = () if words[0] == "--wheelhouse" else ("--wheelhouse", wheels)
@@ -214,19 +214,19 @@ def test_what_cannot_be_is_told_before_anything_changes(
     assert files(board.home) == before
 
 
-def test_a_private_key_stays_here(board: Server, wheels: Path, tmp_path: Path) -> None:
+def test_a_private_key_stays_here(board: Home, wheels: Path, tmp_path: Path) -> None:
     (tmp_path / "release.pem").write_text("-----BEGIN PRIVATE KEY-----\n")
     done = edgecl(board, "provision", "board", "--user-only", "--wheelhouse", wheels, "--python", PYTHON,
                   "--trust", tmp_path)  # fmt: skip
     assert done.returncode == 1 and "a private key, which no board may have" in done.stderr
 
 
-def test_a_board_that_cannot_be_reached_is_exit_code_4(board: Server) -> None:
+def test_a_board_that_cannot_be_reached_is_exit_code_4(board: Home) -> None:
     done = edgecl(board, "provision", "ssh://127.0.0.1:1")
     assert done.returncode == 4 and "Connection refused" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_an_unknown_host_key_is_not_taken(board: Server, tmp_path: Path) -> None:
+def test_an_unknown_host_key_is_not_taken(board: Home, tmp_path: Path) -> None:
     (tmp_path / "unknown").write_text("")
     own = Options(ssh_command=f"{board.command} -o UserKnownHostsFile={tmp_path / 'unknown'}")
     with pytest.raises(LinkError, match="host key is not known yet"):
@@ -240,7 +240,7 @@ def test_only_ssh_brings_edgecl_to_a_board(device: str) -> None:
         remote(device)
 
 
-def test_a_password_of_sudo_is_never_taken_for_a_command(board: Server, tmp_path: Path) -> None:
+def test_a_password_of_sudo_is_never_taken_for_a_command(board: Home, tmp_path: Path) -> None:
     """A sudo that takes the password as the real one does: a line of its own, whether or not it asks."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/sudo").write_text(

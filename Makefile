@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint bench build wheel-arm64 board board-stop test-board
+.PHONY: setup demo test lint bench build wheel-arm64 board board-stop board-remove test-board
 
 setup: .venv/.built
 
@@ -50,6 +50,9 @@ board: wheel-arm64
 
 board-stop:
 	$(PYTHON) tests/board/machine.py stop
+
+board-remove:
+	$(PYTHON) tests/board/machine.py remove
 
 test-board: wheel-arm64
 	EDGECL_BOARD=1 $(BIN)/pytest tests/board

@@ -89,7 +89,7 @@ def _board() -> str:
     """What it is, in a line."""
     code = "import edgecl, numpy, platform; from edgecl import _runtime as r; print(platform.python_version(), "
     code += "edgecl.__version__, r.EXECUTORCH_VERSION, numpy.__version__)"
-    python, edgecl, executorch, numpy = remote.ssh(f'env/bin/python -c "{code}"').split()
+    python, edgecl, executorch, numpy = remote.ssh(f'{remote.VENV}/python -c "{code}"').split()
     debian, arch = remote.ssh("cat /etc/debian_version; uname -m").split()
     emulator = subprocess.check_output([machine.EMULATOR, "--version"], text=True).split("(")[0].replace(" version", "")
     software = f"Python {python}, edgecl {edgecl}, executorch {executorch}, numpy {numpy}"

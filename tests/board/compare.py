@@ -32,15 +32,24 @@ def distance(bundle: Bundle, one: Path, other: Path) -> Distance:
     first, second = records(one), records(other)
     assert [decision(record) for record in first] == [decision(record) for record in second]
     pairs = list(zip(first, second, strict=True))
-    built, (here, there) = read_state(bundle), (learned(bundle, path) for path in (one, other))
+    lineage = bundle.manifest.lineage
     return Distance(
-        steps=here.step,
+        steps=sum(isinstance(record, Update) and record.committed for record in first),
         answers=max(far([a.confidence, a.entropy], [b.confidence, b.entropy])
                     for a, b in pairs if isinstance(a, Prediction) and isinstance(b, Prediction)),
         reports=max(far(a.report, b.report) for a, b in pairs if isinstance(a, Update) and isinstance(b, Update)),
-        state=max(far(here.theta, there.theta) / far(here.theta, built.theta),
-                  far(here.slots, there.slots) / max(far(here.slots, built.slots), 1e-12)),
+        state=apart(bundle, one / "learned" / lineage, other / "learned" / lineage),
     )  # fmt: skip
+
+
+def apart(bundle: Bundle, one: Path, other: Path) -> float:
+    """`Distance.state` of two folders of checkpoints, which must be at the same step."""
+    built, first, second = read_state(bundle), learned(bundle, one), learned(bundle, other)
+    assert first.step == second.step
+    return max(
+        far(first.theta, second.theta) / far(first.theta, built.theta),
+        far(first.slots, second.slots) / far(first.slots, built.slots),
+    )
 
 
 def records(state: Path) -> list[Record]:
@@ -65,9 +74,9 @@ def decision(record: Record) -> tuple[object, ...]:
     return (type(record),)
 
 
-def learned(bundle: Bundle, state: Path) -> State:
-    """The state in the newest checkpoint."""
-    resumed = Checkpoints(state / "learned" / bundle.manifest.lineage).newest(bundle.manifest.layout)
+def learned(bundle: Bundle, folder: Path) -> State:
+    """The state in the newest of a folder of checkpoints."""
+    resumed = Checkpoints(folder).newest(*bundle.manifest.layouts.values())
     assert resumed
     return resumed.learned.states[0]
 

@@ -1,6 +1,6 @@
 """An emulated board: Debian 12 for 64-bit Arm, run by qemu-user, reached over SSH. `make board` starts it.
 
-    python tests/board/machine.py build | start | stop
+    python tests/board/machine.py build | start | stop | remove
 
 It lives in build/board and in namespaces of its own (users, mounts, processes). So it needs no privileges where users
 may have such namespaces and subordinate ids, it changes nothing outside that folder, and it ends with one process.
@@ -91,7 +91,7 @@ def build() -> None:
     stop()
     FOLDER.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
-    remove()
+    clear()
     print(f"building {SYSTEM}; this takes some minutes", file=sys.stderr, flush=True)
     options = [f"--include={PACKAGES}", f"--customize-hook={SETUP}", "--dpkgopt=force-unsafe-io"]
     options += [f"--dpkgopt=path-exclude={pattern}" for pattern in LEFT_OUT]
@@ -183,7 +183,14 @@ def free_port() -> int:
 
 
 def remove() -> None:
-    """Delete the system: as root of the namespaces, whose files have owners that this user cannot delete for."""
+    """Delete the board with all that is on it."""
+    stop()
+    clear()
+    shutil.rmtree(FOLDER, ignore_errors=True)
+
+
+def clear() -> None:
+    """Delete the system: as root of the namespaces, since some of its files belong to subordinate ids."""
     if SYSTEM.exists() and inside(["rm", "-rf", str(SYSTEM)], FOLDER / "build.log")[0].wait():
         raise SystemExit(f"board: {SYSTEM} could not be deleted; {FOLDER / 'build.log'} says why")
 
@@ -247,7 +254,7 @@ def check_host() -> None:
         raise SystemExit("board: Linux before 6.7 needs the machine's own binfmt entry; apt install binfmt-support")
 
 
-COMMANDS: Final = {"build": build, "start": start, "stop": stop}
+COMMANDS: Final = {"build": build, "start": start, "stop": stop, "remove": remove}
 
 
 def main(words: list[str]) -> None:

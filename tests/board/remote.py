@@ -1,10 +1,12 @@
-"""The emulated board as a user reaches it: commands over ssh, files over scp, edgecl in a virtual environment.
+"""The emulated board as a user reaches it: commands over ssh, files over scp, and edgecl commands on both sides.
 
 `python -m tests.board.remote` makes it ready and leaves it running, which is `make board`.
 """
 
+import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 from typing import Final
 
@@ -13,8 +15,9 @@ from tests.board import machine, wheels
 TIMEOUT_S: Final = 900.0
 """An import of numpy takes seconds there."""
 
-INSTALLED: Final = "env/wheels"
-"""File on the board that names the wheels its environment was made of."""
+VENV: Final = ".local/share/edgecl/venv/bin"
+STORE: Final = ".local/share/edgecl/state"
+"""Where `edgecl provision --user-only` puts edgecl and its store, from the home directory on."""
 
 
 class BoardError(Exception):
@@ -28,7 +31,12 @@ def ssh(command: str, *, expect: int = 0) -> str:
 
 def edgecl(*words: str | Path, expect: int = 0) -> str:
     """What an edgecl command prints on the board. Raises BoardError."""
-    return ssh(shlex.join(["env/bin/edgecl", *map(str, words)]), expect=expect)
+    return ssh(shlex.join([f"{VENV}/edgecl", *map(str, words)]), expect=expect)
+
+
+def here(*words: str | Path, expect: int = 0) -> str:
+    """What an edgecl command prints on this computer, which finds the board by its name. Raises BoardError."""
+    return _run([sys.executable, "-m", "edgecl", *map(str, words)], expect)
 
 
 def put(path: Path, name: str) -> None:
@@ -42,19 +50,15 @@ def get(name: str, path: Path) -> None:
 
 
 def install() -> None:
-    """Make an environment with edgecl out of wheels alone, unless it is there. Raises BoardError."""
+    """Bring edgecl there with `edgecl provision`, out of wheels alone and without root. Raises BoardError."""
     folder = wheels.fetch()
-    if ssh(f"cat {INSTALLED} 2>/dev/null || true").strip() == folder.name:
-        return
-    ssh("rm -rf env wheels")
-    put(folder, "wheels")
-    ssh("python3 -m venv env")
-    ssh("env/bin/pip install --quiet --no-index --no-compile --find-links wheels edgecl")
-    ssh(f"rm -rf wheels && echo {folder.name} >{INSTALLED}")
+    (own,) = folder.glob("edgecl-*.whl")
+    here("provision", machine.HOST, "--wheel", own, "--wheelhouse", folder, "--user-only", "--development")
 
 
 def _run(words: list[str], expect: int = 0) -> str:
-    done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT_S)
+    environment = os.environ | {"EDGECL_SSH": shlex.join(["ssh", "-F", str(machine.SSH_CONFIG)])}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment)
     if done.returncode != expect:
         raise BoardError(f"{shlex.join(words)}: exit code {done.returncode}, not {expect}: {done.stdout}{done.stderr}")
     return done.stdout
@@ -68,7 +72,7 @@ def main() -> None:
         install()
     except (BoardError, FileNotFoundError) as error:
         raise SystemExit(f"board: {error}") from None
-    print(f"ssh -F {machine.SSH_CONFIG} {machine.HOST}    edgecl is env/bin/edgecl there; make board-stop ends it")
+    print(f"ssh -F {machine.SSH_CONFIG} {machine.HOST}    edgecl is {VENV}/edgecl there; make board-stop ends it")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def own() -> Path:
 
 
 def fetch() -> Path:
-    """A folder with all wheels; fetched again where edgecl's own has changed. Its name tells what is in it."""
+    """A folder with all wheels and pip's own, for `edgecl provision`; fetched again where edgecl's has changed."""
     wheel = own()
     folder = FOLDER / hashlib.sha256(wheel.read_bytes()).hexdigest()[:16]
     if folder.is_dir():
@@ -40,7 +40,7 @@ def fetch() -> Path:
     platforms = [f"--platform={platform}" for platform in PLATFORMS]
     subprocess.run(
         [sys.executable, "-m", "pip", "download", "--quiet", "--only-binary=:all:", f"--python-version={PYTHON}",
-         *platforms, f"--dest={part}", str(wheel)],
+         *platforms, f"--dest={part}", str(wheel), "pip"],
         check=True,
     )  # fmt: skip
     part.rename(folder)

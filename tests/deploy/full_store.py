@@ -60,6 +60,7 @@ def tried(state: State, template: Path, mount: Path, room_kb: int) -> Found:
     with forks.running(store) as service:
         service.feed(stores.noise(4, 3))
         stores.until(lambda: stores.status(store), lambda now: now is not None and now.samples == 4)
+    current = "new" if held.current == done.bundle else "old"
     forks.removed(store)
     return Found(
         state=state,
@@ -68,7 +69,7 @@ def tried(state: State, template: Path, mount: Path, room_kb: int) -> Found:
         full=now.state,
         outcome=done.outcome,
         reason=done.reason,
-        current="new" if held.current == done.bundle else "old",
+        current=current,
         wrong="; ".join(one for one in wrong if one),
     )
 

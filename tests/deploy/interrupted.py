@@ -265,5 +265,5 @@ def main(count: int, seed: int, boards: int, directory: Path, bundles: list[Path
 
 
 if __name__ == "__main__":
-    numbers = [int(one) for one in sys.argv[1:4]]
-    main(*numbers, Path(sys.argv[4]), [Path(one) for one in sys.argv[5:]])
+    count, seed, boards = (int(one) for one in sys.argv[1:4])
+    main(count, seed, boards, Path(sys.argv[4]), [Path(one) for one in sys.argv[5:]])

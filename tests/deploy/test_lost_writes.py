@@ -50,7 +50,19 @@ def recorder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not compiler:
         pytest.skip("recording what a process does to files needs a C++ compiler")
     library = tmp_path_factory.mktemp("recorder") / "recorder.so"
-    command = [compiler, "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", SOURCE, "-o", library, "-ldl"]
+    command: list[str | Path] = [
+        compiler,
+        "-O1",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        "-shared",
+        "-fPIC",
+        SOURCE,
+        "-o",
+        library,
+        "-ldl",
+    ]
     built = subprocess.run(command, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
     return library

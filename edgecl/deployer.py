@@ -133,6 +133,9 @@ class Deployer:
                 if old:  # one that fails now is no reason to keep it
                     learned = self._store.learned(old.manifest.lineage, old.id)
                     inherit.inherit(old, learned, old, scratch / "before", "carry", scratch / "unused")
+                    (scratch / "before").mkdir(exist_ok=True)
+                    if (learned / "tested").is_file():
+                        disk.replace(scratch / "before" / "tested", (learned / "tested").read_bytes(), durable=False)
                     before = trial.run(self._store, now.previous, scratch / "old", scratch / "before", 0)
             self._tested(now, scratch / "learned")
         judge(now, self._store.manifest(now.bundle).guard.canary_floor, budget, found, before)

@@ -47,19 +47,21 @@ def tried(state: State, template: Path, mount: Path, room_kb: int) -> Found:
     """Fill the disk, deploy, make room, deploy."""
     store = forks.copied(template, mount / "tried")
     held, wrong = Store(store), []
-    ballast = fill(mount, room_kb)
-    codes = [forks.ended(forks.forked(lambda: deployer.carry_on(store))) for _ in range(DEPLOYERS)]
-    now = deployments.read(store).deployments[-1]
-    wrong.append(unsound(held, now))
-    if state in BEFORE_SWITCH and now.state in (*BEFORE_SWITCH, "CLEAN") and held.current != now.previous:
-        wrong.append(f"{held.current} is current")
-    ballast.unlink()
-    forks.ended(forks.forked(lambda: deployer.carry_on(store)))
-    done = deployments.read(store).deployments[-1]
-    wrong.append(unsound(held, done))
     with forks.running(store) as service:
+        ballast = fill(mount, room_kb)
+        codes = [forks.ended(forks.forked(lambda: deployer.carry_on(store))) for _ in range(DEPLOYERS)]
+        now = deployments.read(store).deployments[-1]
+        wrong.append(unsound(held, now))
+        if state in BEFORE_SWITCH and now.state in (*BEFORE_SWITCH, "CLEAN") and held.current != now.previous:
+            wrong.append(f"{held.current} is current")
+        ballast.unlink()
+        forks.ended(forks.forked(lambda: deployer.carry_on(store)))
+        done = deployments.read(store).deployments[-1]
+        wrong.append(unsound(held, done))
+        stores.until(lambda: stores.status(store), lambda now: now is not None and now.bundle == held.current)
         service.feed(stores.noise(4, 3))
-        stores.until(lambda: stores.status(store), lambda now: now is not None and now.samples == 4)
+        stores.until(lambda: stores.status(store), lambda now: now is not None and now.samples >= 4)
+    current = "new" if held.current == done.bundle else "old"
     forks.removed(store)
     return Found(
         state=state,
@@ -68,7 +70,7 @@ def tried(state: State, template: Path, mount: Path, room_kb: int) -> Found:
         full=now.state,
         outcome=done.outcome,
         reason=done.reason,
-        current="new" if held.current == done.bundle else "old",
+        current=current,
         wrong="; ".join(one for one in wrong if one),
     )
 

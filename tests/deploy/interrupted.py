@@ -44,11 +44,11 @@ LATE: Final = 1.1
 """Of the time that a deployment takes: some interruptions come behind it."""
 
 BURST: Final = 4
-BURST_S: Final = 0.03
+BURST_S: Final = 0.1
 """The service gets so many samples so often: an update each time."""
 
 PROBATION_S: Final = 0.2
-LOOK_S: Final = 0.05
+LOOK_S: Final = 0.1
 PATIENCE_S: Final = 180.0
 """No deployment takes so long, however often it is interrupted; one that does has no end."""
 

@@ -50,7 +50,7 @@ def test_a_wall_clock_that_is_wrong_does_no_harm(
     assert took_s >= 0.5, "the probation was cut short"
     walls_s = [entered.wall_ns / 1e9 for entered in done.trace]
     assert (max(walls_s) < 10 * 365 * 86400) == (clock == "1970")
-    assert (walls_s != sorted(walls_s)) == (clock == "jumping")
+    assert (max(walls_s) - min(walls_s) > 10 * 365 * 86400) == (clock == "jumping")
     assert status and status.step == learned(store, begun.bundle).learned.states[0].step > 0
     assert not any(isinstance(one, journal.Torn) for one in journal.read(store / "journal"))
 

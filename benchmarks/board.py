@@ -99,18 +99,18 @@ def _board() -> str:
 def _precision(precision: str) -> Precision:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        bundle, stream, name = folder / f"{precision}.ecl", folder / "stream.npz", f"{precision}.ecl"
+        bundle, stream, name = folder / f"bench-{precision}.ecl", folder / "bench.npz", f"bench-{precision}.ecl"
         build(cases.project("resnet20", LEARNER, precision, batch=BATCH, epochs=1), bundle).bundle.close()
         np.savez(stream, x=data.corrupted("gaussian_noise")[0][:SAMPLES])
-        remote.ssh("rm -rf state")
+        remote.ssh("rm -rf bench-state")
         for path in (bundle, stream):
             remote.put(path, path.name)
         methods = [msgspec.json.decode(line, type=Result) for line in _lines(remote.edgecl("verify", "--json", name))]
         words = ("run", "--sync", "--json", "--memory", "0", "--state")
-        there = _summary(remote.edgecl(*words, "state", name, "--source", "npz:stream.npz"))
+        there = _summary(remote.edgecl(*words, "bench-state", name, "--source", "npz:bench.npz"))
         command = [sys.executable, "-m", "edgecl", *words, str(folder / "here"), str(bundle)]
         here = _summary(subprocess.check_output([*command, "--source", f"npz:{stream}"], text=True))
-        remote.get("state", folder / "there")
+        remote.get("bench-state", folder / "there")
         with open_bundle(bundle) as opened:
             distance = compare.distance(opened, folder / "here", folder / "there")
         return Precision(precision, methods, Ran(there, here, distance))

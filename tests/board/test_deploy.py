@@ -23,6 +23,9 @@ PLAIN = (("canaries = 9", "canaries = 0"), ('memory = "200 MB"', 'memory = "0 MB
 """Answers of the untrained network are no measure; and the memory there is the emulator's too."""
 SECOND = (*PLAIN, ('name = "small"', 'name = "small"\nversion = 2'))
 
+END = "if [ -f serve.pid ]; then kill $(cat serve.pid); tail --pid $(cat serve.pid) -f /dev/null; rm serve.pid; fi"
+"""Ends the service, and waits until what it learned is written."""
+
 PROBATION = ("--probation", "5s")
 UPDATES = 6
 
@@ -43,13 +46,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def service(folder: Path) -> Iterator[None]:
     """The learning process on an empty store, as a service manager would start it."""
     store = remote.STORE
+    remote.ssh(END)  # one that an interrupted test has left
     remote.ssh(f"mkdir -p {store}; find {store} -mindepth 1 -maxdepth 1 ! -name trust.d -exec rm -rf {{}} +")
     remote.put(folder / "stream.npz", "stream.npz")
     remote.ssh(f"echo 'source = \"npz:/home/{machine.USER}/stream.npz\"' >{store}/service.toml")
-    serve = f"setsid {remote.VENV}/edgecl serve --store {store} </dev/null >serve.log 2>&1 & echo $!"
-    process = remote.ssh(serve).strip()
+    remote.ssh(f"setsid {remote.VENV}/edgecl serve --store {store} </dev/null >serve.log 2>&1 & echo $! >serve.pid")
     yield
-    remote.ssh(f"kill {process}")
+    remote.ssh(END)
 
 
 def status() -> dict[str, Any]:

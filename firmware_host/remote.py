@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from edgecl.errors import EdgeclError, LinkError
+from firmware_host import fleet as fleets
 from firmware_host.links.address import SshAddress, parse
 from firmware_host.links.link import USUAL, Options
 from firmware_host.links.ssh import ssh_command
@@ -80,8 +81,8 @@ class Remote:
 
 
 def remote(device: str, *, sudo_password: str | None = None) -> Remote:
-    """The board of an address. Raises LinkError: it is none, or not one of ssh's."""
-    address = parse(device)
+    """The board of an address, or of a name of fleet.toml. Raises LinkError: it is none, or not one of ssh's."""
+    address = parse(device, fleets.load(None).address)
     if not isinstance(address, SshAddress):
         raise LinkError(f"{device}: not reached by ssh; give HOST, USER@HOST or ssh://USER@HOST:PORT")
     return Remote(address, sudo_password=sudo_password)

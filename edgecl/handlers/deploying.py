@@ -200,6 +200,10 @@ def apply(board: Board, request: ApplyRequest) -> Nothing:
 def _refused(board: Board, begun: Deployment, manifest: Manifest, floors: dict[str, int]) -> str:
     """Why a bundle cannot be admitted, by its manifest and signature alone; empty for nothing."""
     try:
+        arch = os.uname().machine
+        if manifest.requires.arch and arch not in manifest.requires.arch:
+            made_for = ", ".join(manifest.requires.arch)
+            raise BundleError(f"{begun.name}: made for {made_for}, this is {arch}; build it for this device")
         trust.check_version(manifest, floors.get(begun.lineage, 0), begun.name)
         signature = Store(board.store).read_object(begun.signature) if begun.signature else None
         files = oms.digests(begun.bundle, manifest.files)

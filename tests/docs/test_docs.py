@@ -225,7 +225,8 @@ def test_every_field_of_a_service_is_told_with_its_default() -> None:
 
 def test_every_field_of_a_fleet_is_told_with_its_default() -> None:
     parts = re.split(r"^## ", (ROOT / "docs" / "formats" / "fleet.md").read_text("utf-8"), flags=re.MULTILINE)[1:]
-    for part, struct in zip(parts, (fleet.Defaults, fleet.Entry, fleet.Rollout), strict=True):
+    kinds: list[type[msgspec.Struct]] = [fleet.Defaults, fleet.Entry, fleet.Rollout]
+    for part, struct in zip(parts, kinds, strict=True):
         told = table(part)
         assert list(told) == [field.name for field in msgspec.structs.fields(struct)]
         for field in msgspec.structs.fields(struct):

@@ -1,4 +1,4 @@
-"""Keeps messages off the terminal that torch and torchao give on import, about parts that edgecl does not use."""
+"""Keeps messages off the terminal that torch and torchao give about parts that edgecl does not use."""
 
 import logging
 import warnings
@@ -6,3 +6,5 @@ import warnings
 logging.getLogger("torchao").setLevel(logging.ERROR)
 logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module=r"torch(ao)?\.")
+# torch's own, when it copies a graph; Python says that it comes from copyreg
+warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`", category=FutureWarning)

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
-from edgecl import disk, journal
+from edgecl import disk
 from edgecl.board import Board
 from edgecl.errors import RequestError, StoreError
 from edgecl.orders import (
@@ -36,7 +36,6 @@ MAX_LINE_BYTES: Final = 1 << 20
 WAIT_S: Final = 120.0
 """For the service's answer: labels are learned before it comes."""
 
-FOLDERS: Final = ("journal", "samples")
 SEGMENT: Final = re.compile(r"(journal|samples)/[A-Za-z0-9]{1,64}-[0-9]{1,12}\.mcap")
 
 
@@ -83,19 +82,20 @@ def listing(board: Board, request: ListRequest) -> ListAnswer:
 
 
 def acknowledge(board: Board, request: AcknowledgeRequest) -> AcknowledgeAnswer:
-    """Delete sealed segments that the host has, byte for byte. Raises StoreError.
+    """Delete sealed segments that the host has, byte for byte. Raises StoreError, JournalError.
 
-    The newest of a folder stays until there is a later one: from its name the next one gets a number of its own.
+    The newest ones stay as far as the numbers of segments and samples go on from them.
     """
+    from edgecl import journal  # late, as it brings protobuf, which the agent does without otherwise
+
     deleted = 0
     try:
-        folders = [board.store / name for name in FOLDERS]
-        newest = {path for folder in folders if folder.is_dir() for path in journal.segments(folder)[-1:]}
+        needed = {path for folder in ("journal", "samples") for path in journal.needed(board.store / folder)}
         for kept in request.files:
             path = board.store / kept.name
             if not SEGMENT.fullmatch(kept.name) or path.is_symlink() or not path.is_file() or not _sealed(path):
                 continue
-            if path in newest:
+            if path in needed:
                 continue
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()

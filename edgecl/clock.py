@@ -9,9 +9,16 @@ from edgecl.journal import Clock, ClockSet, Stamp
 SYNCHRONISED: Final = Path("/run/systemd/timesync/synchronized")
 """systemd-timesyncd makes this file once it has set the clock."""
 
+LOOK_NS: Final = 10**9
+"""Between two looks for that file: a record costs less than to look."""
+
 
 class SystemClock:
     """The real clocks. Many boards have no battery for theirs, so a wall time says how far it can be trusted."""
+
+    def __init__(self) -> None:
+        self._looked_ns = -LOOK_NS
+        self._quality = Stamp.UNKNOWN
 
     def monotonic_ns(self) -> int:
         return time.monotonic_ns()
@@ -20,7 +27,11 @@ class SystemClock:
         return time.time_ns()
 
     def quality(self) -> Stamp.Quality.ValueType:
-        return Stamp.SYNCHRONISED if SYNCHRONISED.exists() else Stamp.UNKNOWN
+        now_ns = self.monotonic_ns()
+        if now_ns - self._looked_ns >= LOOK_NS:
+            self._looked_ns = now_ns
+            self._quality = Stamp.SYNCHRONISED if SYNCHRONISED.exists() else Stamp.UNKNOWN
+        return self._quality
 
 
 STEP_NS: Final = 500_000_000

@@ -198,8 +198,8 @@ def render(found: dict[str, Any]) -> list[str]:
         "`python benchmarks/ingest.py`; it is not part of `make bench`.",
         f"Ingest takes {rate:.0f} records a second and core; wanted are {LEAST}, aimed at {AIM}. "
         f"The slowest documented query takes {slow:.2f} s; wanted is less than {QUERY_S:.0f} s.",
-        "Sixteen answers to an update, and few others; the devices have the same records. A core is a second of CPU time "
-        "of the whole process, with pyarrow held to one thread; loading Python and its packages is not counted.",
+        "Sixteen answers to an update, and few others; the devices have the same records. A core is a second of CPU "
+        "time of the whole process, with pyarrow held to one thread; loading Python and its packages is not counted.",
         "\n".join(rows),
         f"With nothing new it takes {found['again']['wall_s']:.2f} s. {found['segments_bytes'] / 1e6:.0f} MB of "
         f"segments become {found['tables_bytes'] / 1e6:.0f} MB in {found['files']} files.",

@@ -1,6 +1,8 @@
-"""What the journal costs: microseconds and bytes a record, and resident memory. `python benchmarks/journal.py [FOLDER]`
+"""What the journal costs: microseconds and bytes a record, and resident memory.
 
-20,000 records, one Update to fifteen Predictions, synced every 50; FOLDER should lie on the medium in question.
+`python benchmarks/journal.py [FOLDER [BUNDLE]]`. 20,000 records, one Update to fifteen Predictions, synced every 150,
+as a loop at 30 samples a second does; FOLDER should lie on the medium in question. With a BUNDLE whose samples are
+images, also what share of its loop the journal is, in CPU time of all threads together.
 """
 
 import random
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
     from edgecl.journal import Prediction, Update
 
 RECORDS = 20_000
-SYNC_EVERY = 50
+SYNC_EVERY = 150
+SAMPLES = 2_000
+ANSWERS = 1_500
 
 
 def resident_mb() -> float:
@@ -31,7 +35,7 @@ def written_bytes() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes"))
 
 
-def main(folder: str | None) -> None:
+def main(folder: str | None, bundle: str | None) -> None:
     before_mb = resident_mb()
     from edgecl import journal
 
@@ -76,6 +80,58 @@ def main(folder: str | None) -> None:
     print(f"medium   {to_medium / payload:.2f} bytes a byte of payload")
     print(f"import   {loaded_mb - before_mb:.1f} MB resident")
     print(f"use      {used_mb - loaded_mb:.1f} MB resident")
+    samples(folder)
+    if bundle:
+        loop(folder, bundle, (append_s + sync_s) / RECORDS)
+
+
+def samples(folder: str | None) -> None:
+    """A ring of images, 32 x 32 in colour, of which noise cannot be made smaller."""
+    import numpy as np
+
+    from edgecl.boot import boot_id
+    from edgecl.clock import SystemClock
+    from edgecl.samples import Samples
+
+    images = np.random.default_rng(1).integers(0, 256, (SAMPLES, 32, 32, 3), dtype=np.uint8)
+    start_bytes, started = written_bytes(), time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=folder) as directory:
+        with Samples(Path(directory), quota_bytes=64 << 20, boot=boot_id(), clock=SystemClock()) as ring:
+            for n, x in enumerate(images):
+                ring.keep(n, n, x, None, 0)
+        took_s = time.perf_counter() - started
+        to_medium = written_bytes() - start_bytes
+    print(
+        f"sample   {took_s / SAMPLES * 1e6:.0f} us, {to_medium / images.nbytes:.2f} bytes to the medium a byte of image"
+    )
+
+
+def loop(folder: str | None, bundle: str, journal_s: float) -> None:
+    """A loop that learns behind its answers, as fast as it can."""
+    import numpy as np
+
+    from edgecl import journal
+    from edgecl.bundle import open_bundle
+    from edgecl.loop import Loop
+    from edgecl.settings import Settings
+
+    with open_bundle(Path(bundle)) as opened:
+        shape, name = opened.manifest.input.shape, opened.manifest.learner.name
+    images = np.random.default_rng(2).integers(0, 256, (100, *shape), dtype=np.uint8)
+    with tempfile.TemporaryDirectory(dir=folder) as directory:
+        state = Path(directory)
+        with Loop(Path(bundle), state, Settings(wait=True, budget_bytes=0)) as opened_loop:
+            for x in images:
+                opened_loop.predict(x)
+            started, cpu = time.perf_counter(), time.process_time()
+            for n in range(ANSWERS):
+                opened_loop.predict(images[n % 100])
+            took_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
+        records = sum(1 for _ in journal.read(state / "journal")) / (ANSWERS + 100)
+    wall_us, cpu_us = (seconds / ANSWERS * 1e6 for seconds in (took_s, cpu_s))
+    print(f"loop     {name}: {wall_us:.0f} us an answer, {cpu_us:.0f} us of CPU with learning")
+    share = records * journal_s / (cpu_s / ANSWERS)
+    print(f"share    {share:.1%} of that is the journal, {records:.2f} records an answer")
 
 
 def prediction(chance: random.Random, n: int) -> "Prediction":
@@ -109,4 +165,4 @@ def update(chance: random.Random, n: int) -> "Update":
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if len(sys.argv) > 1 else None)
+    main(*[*sys.argv[1:], None, None][:2])

@@ -137,6 +137,7 @@ def _count(told: Stat, record: Record) -> None:
             told.last_seq = record.seq if told.last_seq is None else max(told.last_seq, record.seq)
         case Gap():
             told.not_journalled += record.records
+            told.dropped += record.dropped
         case Dropped():
             told.dropped += record.records
         case Loss():

@@ -206,7 +206,10 @@ class Journal:
     @property
     def full(self) -> bool:
         """Whether there is room for rare records alone, because no host has taken the segments. Threads may ask."""
-        return bool(self._quota_bytes) and not self._room(self._quota_bytes - self._quota_bytes // RESERVE)
+        if not self._quota_bytes:
+            return False
+        with self._lock:
+            return not self._room(self._quota_bytes - self._quota_bytes // RESERVE)
 
     def append(self, record: Record) -> None:
         """Stamp a record and add it to the chunk in memory."""

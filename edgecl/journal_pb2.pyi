@@ -844,7 +844,7 @@ Global___ClockSet: _TypeAlias = ClockSet  # noqa: Y015
 
 @_typing.final
 class Gap(_message.Message):
-    """Answers and skipped updates that were not journalled, as the journal had reached its quota. It stands behind the gap."""
+    """Answers, skipped updates and the like were not journalled, as the journal had reached its quota. It stands behind the gap."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -854,6 +854,7 @@ class Gap(_message.Message):
     FIRST_SEQ_FIELD_NUMBER: _builtins.int
     LAST_SEQ_FIELD_NUMBER: _builtins.int
     SINCE_NS_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
     records: _builtins.int
     samples: _builtins.int
     """answered, of these"""
@@ -862,6 +863,8 @@ class Gap(_message.Message):
     last_seq: _builtins.int
     since_ns: _builtins.int
     """monotonic_ns of the first record that is missing"""
+    dropped: _builtins.int
+    """samples that their ring dropped meanwhile"""
     @_builtins.property
     def stamp(self) -> Global___Stamp: ...
     def __init__(
@@ -873,10 +876,11 @@ class Gap(_message.Message):
         first_seq: _builtins.int | None = ...,
         last_seq: _builtins.int | None = ...,
         since_ns: _builtins.int = ...,
+        dropped: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_first_seq", b"_first_seq", "_last_seq", b"_last_seq", "first_seq", b"first_seq", "last_seq", b"last_seq", "stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_seq", b"_first_seq", "_last_seq", b"_last_seq", "first_seq", b"first_seq", "last_seq", b"last_seq", "records", b"records", "samples", b"samples", "since_ns", b"since_ns", "stamp", b"stamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_seq", b"_first_seq", "_last_seq", b"_last_seq", "dropped", b"dropped", "first_seq", b"first_seq", "last_seq", b"last_seq", "records", b"records", "samples", b"samples", "since_ns", b"since_ns", "stamp", b"stamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__first_seq: _TypeAlias = _typing.Literal["first_seq"]  # noqa: Y015
     _WhichOneofArgType__first_seq: _TypeAlias = _typing.Literal["_first_seq", b"_first_seq"]  # noqa: Y015

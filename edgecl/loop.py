@@ -432,7 +432,7 @@ class Loop:
 
     def _write_down(self, record: journal.Record) -> None:
         """Journal a record; or, of a journal that is full, count it where answers go on without it."""
-        frequent = isinstance(record, journal.Prediction | journal.Damaged | journal.Shift) or (
+        frequent = isinstance(record, journal.Prediction | journal.Damaged | journal.Shift | journal.Dropped) or (
             isinstance(record, journal.Guard) and record.action == journal.Guard.SKIPPED
         )
         if frequent and self._journal.full:
@@ -442,6 +442,8 @@ class Loop:
                 gap.first_seq = gap.first_seq if gap.samples else record.seq
                 gap.last_seq = record.seq
                 gap.samples += 1
+            elif isinstance(record, journal.Dropped):
+                gap.dropped += record.records
             return
         if self._gap and (frequent or isinstance(record, journal.End)):  # there is room again, or nothing more comes
             gap, self._gap = self._gap, None

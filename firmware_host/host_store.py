@@ -43,7 +43,13 @@ class Segment(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def number(self) -> int:
         """Its place among those of its class."""
-        return number_of(self.name)
+        match = _SEGMENT.fullmatch(self.name.rpartition("/")[2])
+        return int(match[1]) if match else 0
+
+    @property
+    def boot(self) -> str:
+        """That it is of."""
+        return self.name.rpartition("/")[2].partition("-")[0]
 
     def same(self, other: "Segment") -> bool:
         """Whether the file has not changed since."""
@@ -192,7 +198,7 @@ class HostStore:
         path = self.tables / LOCK
         try:
             self.tables.mkdir(exist_ok=True)
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            file = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)  # a reader may have no more
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}; give a store that can be written") from None
         try:
@@ -220,12 +226,6 @@ class HostStore:
 
     def _index(self, device: str) -> Path:
         return self.tables / f"{quoted(device)}.json"
-
-
-def number_of(name: str) -> int:
-    """Of a segment, from the name of its file."""
-    match = _SEGMENT.fullmatch(name.rpartition("/")[2])
-    return int(match[1]) if match else 0
 
 
 def quoted(device: str) -> str:

@@ -131,14 +131,17 @@ class _Device:
         """An index without the parts that must be made again."""
         known = {segment.name: segment for part in index.parts for segment in part.segments}
         changed = {name for name, segment in here.items() if name in known and not known[name].same(segment)}
-        new = [segment for name, segment in here.items() if name not in known and name.startswith("journal/")]
-        first = min((segment.number for segment in new), default=None)
+        first: dict[str, int] = {}
+        """Boot -> the new segment of it that was written first."""
+        for name, segment in here.items():
+            if name not in known and name.startswith("journal/"):
+                first[segment.boot] = min(segment.number, first.get(segment.boot, segment.number))
         stale = [
             part
             for part in index.parts
             if part.schema != tables.SCHEMA
             or (changed & {segment.name for segment in part.segments})
-            or (first is not None and _reaches_beyond(part, first))
+            or _reaches_beyond(part, first)
         ]
         gone = [part for part in stale if not _all_here(part, here)]
         kept = tuple(part for part in index.parts if part not in stale or part in gone)
@@ -249,18 +252,26 @@ def _groups(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
 
 
 def _carry(index: Index, segments: Sequence[Segment]) -> Carry:
-    """What the part with the last journal segment before these has left."""
-    first = min((segment.number for segment in segments if segment.name.startswith("journal/")), default=0)
+    """What the part with the last journal segment before these, of the same boot, has left."""
+    mine = [segment for segment in segments if segment.name.startswith("journal/")]
     best, carry = 0, Carry()
-    for part in index.parts:
-        last = max((s.number for s in part.segments if s.name.startswith("journal/") and s.number < first), default=0)
-        if last > best:
-            best, carry = last, part.after
+    if mine:
+        first = min(mine, key=lambda segment: segment.number)
+        for part in index.parts:
+            before = [s.number for s in part.segments if s.name.startswith("journal/") and s.boot == first.boot]
+            last = max((number for number in before if number < first.number), default=0)
+            if last > best:
+                best, carry = last, part.after
     return carry
 
 
-def _reaches_beyond(part: Part, number: int) -> bool:
-    return any(segment.number > number for segment in part.segments if segment.name.startswith("journal/"))
+def _reaches_beyond(part: Part, first: dict[str, int]) -> bool:
+    """Whether a part has journal segments that were written after new ones of the same boot: runs go across them."""
+    return any(
+        segment.number > first.get(segment.boot, segment.number)
+        for segment in part.segments
+        if segment.name.startswith("journal/")
+    )
 
 
 def _guessed_worse(part: Part, index: Index) -> bool:

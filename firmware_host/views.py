@@ -75,7 +75,11 @@ VIEWS: Final[Mapping[str, View]] = {
         r AS (SELECT device, date, count(*) AS runs FROM runs GROUP BY ALL),
         l AS (SELECT device, date, sum(bytes_lost) AS bytes_lost FROM losses GROUP BY ALL),
         m AS (SELECT device, date, sum(records) AS not_journalled FROM gaps GROUP BY ALL),
-        d AS (SELECT device, date, sum(records) AS dropped FROM dropped GROUP BY ALL)
+        d AS (
+            SELECT device, date, sum(records) AS dropped FROM (
+                SELECT device, date, records FROM dropped UNION ALL SELECT device, date, dropped FROM gaps
+            ) GROUP BY ALL
+        )
         SELECT device, date, coalesce(answers, 0) AS answers, labelled, correct / nullif(labelled, 0) AS accuracy,
             confidence, entropy, novel, latency_ms, latency_p95_ms, coalesce(updates, 0) AS updates, update_ms,
             coalesce(skipped, 0) AS skipped, coalesce(rolled_back, 0) AS rolled_back, coalesce(runs, 0) AS runs,

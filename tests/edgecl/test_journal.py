@@ -92,7 +92,7 @@ def one_of_each() -> list[Record]:
         journal.End(reason="interrupted", samples=2, damaged=1, updates=0, refused=1),
         journal.Boot(model="Raspberry Pi 5 Model B Rev 1.0", arch="aarch64", kernel="6.6.51+rpt-rpi-2712", cores=4),
         journal.ClockSet(offset_ns=-5, moved_ns=1_700_000_000_000_000_000),
-        journal.Gap(records=9, samples=8, first_seq=66, last_seq=73, since_ns=17_000),
+        journal.Gap(records=9, samples=8, first_seq=66, last_seq=73, since_ns=17_000, dropped=5),
         journal.Dropped(file="x-2.mcap", bytes=1 << 20, records=300),
     ]
 

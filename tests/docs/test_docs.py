@@ -104,7 +104,7 @@ def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", text):
         if not target.startswith(("http://", "https://")):
             assert (path.parent / target).exists(), target
-    for target in re.findall(r"\b((?:docs|demo|export|edgecl|tests|devices)/[\w./-]+\.(?:md|py|toml|proto))\b", text):
+    for target in re.findall(r"(?<![\w/.~-])((?:docs|demo|export|edgecl|tests|devices)/[\w./-]+\.(?:md|py|toml|proto))\b", text):
         assert (ROOT / target).exists(), target
 
 

@@ -8,9 +8,10 @@ from edgecl import __version__, _runtime, journal
 from edgecl.answer import Answer
 from edgecl.bundle import Bundle
 from edgecl.checkpoints import Learned
+from edgecl.domains import Seen
+from edgecl.processor import processor
 from edgecl.router import Event, Turn
 from edgecl.settings import Settings
-from edgecl.state import State
 
 EVENTS: Final[Mapping[Event, journal.Domain.Event.ValueType]] = {
     "began": journal.Domain.BEGAN,
@@ -31,6 +32,7 @@ def run(
     domains: int,
     learned: Learned,
     seen: int,
+    checkpoint: int,
     source: str,
     told: Mapping[str, str],
 ) -> journal.Run:
@@ -66,24 +68,25 @@ def run(
         source=source,
         added=learned.added,
         domain=learned.active,
+        checkpoint=checkpoint,
+        processor=processor(),
     )
 
 
-def prediction(
-    answer: Answer, *, state: State, domain: int, position: int, y: int | None, latency_ns: int
-) -> journal.Prediction:
-    """A sample was answered, by this state."""
+def prediction(answer: Answer, seen: Seen, *, position: int, y: int | None, latency_ns: int) -> journal.Prediction:
+    """A sample was answered."""
     return journal.Prediction(
         seq=answer.seq,
         label=answer.index,
         confidence=answer.confidence,
         entropy=answer.entropy,
-        step=state.step,
+        step=seen.state.step,
         position=position,
         y=y,
         similarity=answer.similarity,
         novel=answer.novel,
-        domain=domain,
+        domain=seen.domain,
+        changes=seen.view.number,
         latency_ns=latency_ns,
     )
 
@@ -93,7 +96,9 @@ def turn(made: Turn, name: str, seq: int) -> journal.Domain:
     return journal.Domain(what=EVENTS[made.event], seq=seq, domain=made.domain, name=name, other=made.other)
 
 
-def checkpoint(learned: Learned, number: int, file: str) -> journal.Checkpoint:
+def checkpoint(
+    learned: Learned, cause: journal.Checkpoint.Cause.ValueType, number: int, file: str
+) -> journal.Checkpoint:
     """What was learned is on the disk."""
     state = learned.states[learned.active]
     return journal.Checkpoint(
@@ -102,6 +107,7 @@ def checkpoint(learned: Learned, number: int, file: str) -> journal.Checkpoint:
         seen=state.seen,
         digest=state.digest,
         file=file,
+        cause=cause,
         domains=[
             journal.Kept(
                 domain=domain.number,

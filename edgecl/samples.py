@@ -39,8 +39,10 @@ class Samples:
             self._journal = journal.Journal(directory, boot=boot, clock=clock, segment_bytes=size)
         self._segments = 0
 
-    def keep(self, seq: int, position: int, x: npt.NDArray[Any], y: int | None, domain: int) -> None:
-        """Keep a sample. Raises JournalError."""
+    def keep(
+        self, seq: int, position: int, x: npt.NDArray[Any], y: int | None, domain: int, *, learned: bool = False
+    ) -> None:
+        """Keep a sample that was answered, or `learned` from with its label instead. Raises JournalError."""
         if not self._journal:
             return
         self._journal.append(
@@ -52,6 +54,7 @@ class Samples:
                 shape=x.shape,
                 x=np.ascontiguousarray(x, x.dtype.newbyteorder("<")).tobytes(),
                 domain=domain,
+                learned=learned,
             )
         )
         if self._journal.number != self._segments:
@@ -59,7 +62,7 @@ class Samples:
             self._prune()
 
     def find(self, seqs: Collection[int]) -> dict[int, journal.Sample]:
-        """Those of these samples that are kept. Raises JournalError."""
+        """Those of these samples that were answered and are kept. Raises JournalError."""
         wanted = set(seqs)
         if self._journal:
             self._journal.sync()
@@ -68,8 +71,13 @@ class Samples:
         return {
             record.seq: record
             for record in journal.read(self._directory)
-            if isinstance(record, journal.Sample) and record.seq in wanted
+            if isinstance(record, journal.Sample) and record.seq in wanted and not record.learned
         }
+
+    def sync(self) -> None:
+        """Make what is kept durable. Raises JournalError."""
+        if self._journal:
+            self._journal.sync()
 
     def cut(self) -> None:
         """Seal the segment that is being written; the next sample begins another."""

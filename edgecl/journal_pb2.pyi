@@ -99,6 +99,7 @@ class Run(_message.Message):
     DOMAIN_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     PROCESSOR_FIELD_NUMBER: _builtins.int
+    DOMAINS_FIELD_NUMBER: _builtins.int
     bundle: _builtins.str
     """id of the bundle"""
     name: _builtins.str
@@ -124,7 +125,7 @@ class Run(_message.Message):
     checkpoint: _builtins.int
     """number of the one that it goes on from; 0 where it starts as built"""
     processor: _builtins.str
-    """model, as the kernel names it"""
+    """its model, and digits for its instructions"""
     @_builtins.property
     def stamp(self) -> Global___Stamp: ...
     @_builtins.property
@@ -132,6 +133,10 @@ class Run(_message.Message):
     @_builtins.property
     def added(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """names of the classes that were added to those of the bundle"""
+
+    @_builtins.property
+    def domains(self) -> _containers.RepeatedCompositeFieldContainer[Global___Kept]:
+        """all of the bank that it starts with"""
 
     def __init__(
         self,
@@ -154,10 +159,11 @@ class Run(_message.Message):
         domain: _builtins.int = ...,
         checkpoint: _builtins.int = ...,
         processor: _builtins.str = ...,
+        domains: _abc.Iterable[Global___Kept] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "arch", b"arch", "bundle", b"bundle", "checkpoint", b"checkpoint", "digest", b"digest", "domain", b"domain", "edgecl", b"edgecl", "executorch", b"executorch", "learner", b"learner", "name", b"name", "processor", b"processor", "seed", b"seed", "seen", b"seen", "settings", b"settings", "source", b"source", "stamp", b"stamp", "step", b"step", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "arch", b"arch", "bundle", b"bundle", "checkpoint", b"checkpoint", "digest", b"digest", "domain", b"domain", "domains", b"domains", "edgecl", b"edgecl", "executorch", b"executorch", "learner", b"learner", "name", b"name", "processor", b"processor", "seed", b"seed", "seen", b"seen", "settings", b"settings", "source", b"source", "stamp", b"stamp", "step", b"step", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -537,12 +543,15 @@ class Checkpoint(_message.Message):
     FILE_FIELD_NUMBER: _builtins.int
     DOMAINS_FIELD_NUMBER: _builtins.int
     CAUSE_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     step: _builtins.int
     seen: _builtins.int
     digest: _builtins.str
     file: _builtins.str
     cause: Global___Checkpoint.Cause.ValueType
+    active: _builtins.int
+    """the domain that the stream is in"""
     @_builtins.property
     def stamp(self) -> Global___Stamp: ...
     @_builtins.property
@@ -560,12 +569,15 @@ class Checkpoint(_message.Message):
         file: _builtins.str = ...,
         domains: _abc.Iterable[Global___Kept] | None = ...,
         cause: Global___Checkpoint.Cause.ValueType = ...,
+        active: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "active", b"active", "stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "digest", b"digest", "domains", b"domains", "file", b"file", "number", b"number", "seen", b"seen", "stamp", b"stamp", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "active", b"active", "cause", b"cause", "digest", b"digest", "domains", b"domains", "file", b"file", "number", b"number", "seen", b"seen", "stamp", b"stamp", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__active: _TypeAlias = _typing.Literal["active"]  # noqa: Y015
+    _WhichOneofArgType__active: _TypeAlias = _typing.Literal["_active", b"_active"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__active) -> _WhichOneofReturnType__active | None: ...
 
 Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
 

@@ -70,6 +70,7 @@ def run(
         domain=learned.active,
         checkpoint=checkpoint,
         processor=processor(),
+        domains=kept(learned),
     )
 
 
@@ -108,13 +109,19 @@ def checkpoint(
         digest=state.digest,
         file=file,
         cause=cause,
-        domains=[
-            journal.Kept(
-                domain=domain.number,
-                name=domain.name,
-                step=learned.states[domain.number].step,
-                digest=learned.states[domain.number].digest,
-            )
-            for domain in learned.bank.domains
-        ],
+        active=learned.active,
+        domains=kept(learned),
     )
+
+
+def kept(learned: Learned) -> list[journal.Kept]:
+    """All domains of the bank."""
+    return [
+        journal.Kept(
+            domain=domain.number,
+            name=domain.name,
+            step=learned.states[domain.number].step,
+            digest=learned.states[domain.number].digest,
+        )
+        for domain in learned.bank.domains
+    ]

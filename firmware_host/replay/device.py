@@ -1,0 +1,271 @@
+"""All runs of one device again, and the verdict: bit-equal, within tolerance, diverged, or not replayable.
+
+A run begins with what an earlier one had in a checkpoint. The replay keeps those checkpoints that later runs begin
+with; what it cannot make itself it takes from the state directory, where that is at hand.
+"""
+
+import contextlib
+import itertools
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final, Literal
+
+from edgecl import inherit
+from edgecl.bundle import Bundle
+from edgecl.checkpoints import Checkpoints, Place, Resumed
+from edgecl.core import Core
+from edgecl.errors import EdgeclError
+from edgecl.journal import Checkpoint, Guard, Label, Run, Update
+from edgecl.processor import processor
+from edgecl.records import kept
+from edgecl.state import State
+from edgecl.view import View
+from firmware_host.replay.bundles import Bundles, missing
+from firmware_host.replay.compare import TOLERANCE, Comparison, Difference, DivergenceError
+from firmware_host.replay.lanes import Lanes
+from firmware_host.replay.recording import Recording, Runs, Tape, records
+from firmware_host.replay.rerun import MissingError, ReachedError, Rerun, settings_of
+
+Outcome = Literal["bit-equal", "within tolerance", "diverged", "not replayable"]
+
+LAST: Final = "learned"
+"""Of the settings of a run: what became of what the bundle before had learned."""
+
+
+@dataclass
+class Verdict:
+    """On one device."""
+
+    device: str
+    outcome: Outcome = "not replayable"
+    runs: int = 0
+    """That were replayed, to their end or in part."""
+    answers: int = 0
+    """That were compared."""
+    updates: int = 0
+    unchecked: int = 0
+    """Answers at the end of runs that were killed, whose samples were not on the disk yet."""
+    gaps: list[str] = field(default_factory=list)
+    """What could not be replayed, and why."""
+    notes: list[str] = field(default_factory=list)
+    run: int = 0
+    """That diverged, from 1."""
+    difference: Difference | None = None
+    seconds: float = 0.0
+    """In the core alone, and what it took to read the journal."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a look at the whole journal found that its replay needs to know beforehand."""
+
+    checkpoints: frozenset[tuple[str, int]]
+    """Bundle and number of those that runs begin with."""
+    labelled: frozenset[int]
+    """Samples that were given labels."""
+    runs: int
+
+
+def look(recording: Recording) -> Wanted:
+    """Raises JournalError."""
+    checkpoints: set[tuple[str, int]] = set()
+    labelled: set[int] = set()
+    runs = 0
+    for record in records(recording.segments):
+        if isinstance(record, Run):
+            checkpoints.add((record.bundle, record.checkpoint))
+            runs += 1
+        elif isinstance(record, Label):
+            labelled.add(record.seq)
+    return Wanted(frozenset(checkpoints), frozenset(labelled), runs)
+
+
+def state_at(recording: Recording, step: int, domain: int) -> str:
+    """Digest of the state of a domain after a step, of the last time that it was there. Raises EdgeclError."""
+    digest = ""
+    for record in records(recording.segments):
+        of = isinstance(record, Update | Guard) and (record.step, record.domain) == (step, domain)
+        if of and ((isinstance(record, Update) and record.committed) or _went_back(record)):
+            digest = record.digest
+        elif isinstance(record, Run):
+            digest = next((k.digest for k in record.domains if (k.domain, k.step) == (domain, step)), digest)
+    if not digest:
+        raise EdgeclError(f"{recording.name}: domain {domain} was never at step {step}; see its updates in the journal")
+    return digest
+
+
+def _went_back(record: object) -> bool:
+    return isinstance(record, Guard) and record.action in (Guard.ROLLED_BACK, Guard.RESET)
+
+
+class Replay:
+    """Of one recording."""
+
+    def __init__(self, recording: Recording, bundles: Bundles, *, progress: Callable[[int], object]) -> None:
+        """`progress` gets the number of answers, now and then."""
+        self._recording, self._bundles, self._progress = recording, bundles, progress
+        self._verdict = Verdict(recording.name)
+        self._kept: dict[tuple[str, int], Path] = {}
+        self._number = itertools.count()
+        self._step, self._digest = 0, ""
+        self.found: State | None = None
+        """The state that `find` looked for."""
+
+    def verify(self) -> Verdict:
+        """Run all runs again. Raises EdgeclError: a file cannot be read."""
+        return self._all()
+
+    def find(self, step: int, digest: str) -> Verdict:
+        """Run on until there is a state of this step and digest: `found`, where all was equal up to there."""
+        self._step, self._digest = step, digest
+        return self._all()
+
+    def _all(self) -> Verdict:
+        verdict, wanted = self._verdict, look(self._recording)
+        tape = Tape(self._recording.samples, wanted.labelled)
+        before: Run | None = None
+        exact = True
+        start = time.perf_counter()
+        with tempfile.TemporaryDirectory(prefix="edgecl-replay-") as scratch:
+            self._scratch = Path(scratch)
+            runs = Runs(records(self._recording.segments))
+            following = iter(runs)
+            item = next(following, None)
+            while item:
+                run, found = item
+                verdict.run += 1
+                lanes, comparison = Lanes(found), Comparison(tolerant=run.processor != processor())
+                try:
+                    with contextlib.closing(self._begin(run, before, lanes, tape, comparison, wanted)) as again:
+                        try:
+                            again.to_end()
+                        finally:
+                            verdict.runs += 1
+                            verdict.answers += again.answers
+                            verdict.updates += again.updates
+                            verdict.unchecked += again.unchecked
+                            self._progress(verdict.answers)
+                        if lanes.hole:
+                            verdict.gaps.append(f"run {verdict.run}: {lanes.hole.reason}")
+                        item = next(following, None)
+                        self._keep_last(again, run, item[0] if item else None)
+                except DivergenceError as error:
+                    verdict.outcome, verdict.difference = "diverged", error.difference
+                    break
+                except ReachedError:
+                    break
+                except (MissingError, EdgeclError) as error:
+                    verdict.gaps.append(f"run {verdict.run}: {error}")
+                    item = next(following, None)
+                exact = exact and comparison.exact
+                if run.processor != processor():
+                    self._say(f"recorded on {run.processor or run.arch}, replayed on {processor()}")
+                before = run
+            if runs.headless:
+                self._verdict.gaps.append(f"{runs.headless} records of a run whose start is not here")
+        verdict.seconds = time.perf_counter() - start
+        if verdict.outcome != "diverged" and verdict.answers + verdict.updates:
+            verdict.outcome = "bit-equal" if exact else "within tolerance"
+            if not exact:
+                self._say(f"numbers differ by less than {TOLERANCE:g}")
+        return verdict
+
+    def _begin(
+        self, run: Run, before: Run | None, lanes: Lanes, tape: Tape, comparison: Comparison, wanted: Wanted
+    ) -> Rerun:
+        """Raises MissingError, DivergenceError, EdgeclError."""
+        bundle = self._bundle(run)
+        resumed = self._resumed(run, before, bundle)
+
+        def checkpointed(core: Core, record: Checkpoint) -> None:
+            if (run.bundle, record.number) in wanted.checkpoints:
+                self._keep((run.bundle, record.number), core, record.active)
+
+        settings = settings_of(run)
+        return Rerun(
+            bundle, run, settings, resumed, lanes, tape, comparison, checkpointed=checkpointed, watch=self._watch
+        )
+
+    def _bundle(self, run: Run) -> Bundle:
+        bundle = self._bundles.find(run.bundle)
+        if not bundle:
+            raise MissingError(missing(run, self._recording.name))
+        return bundle
+
+    def _watch(self, view: View) -> None:
+        if self._digest:
+            for state in view.states.values():
+                if state.step == self._step and state.digest == self._digest:
+                    self.found = state
+                    raise ReachedError
+
+    # what runs begin with
+
+    def _resumed(self, run: Run, before: Run | None, bundle: Bundle) -> Resumed | None:
+        """Raises MissingError: what the run begins with is not to be had."""
+        if not run.checkpoint:
+            return None
+        layouts = bundle.manifest.layouts.values()
+        place = self._kept.get((run.bundle, run.checkpoint))
+        if not place and before and before.bundle != run.bundle:
+            place = self._inherited(run, before, bundle)
+        if place:
+            return Checkpoints(place).newest(*layouts)
+        for folder in self._homes(bundle):
+            path = folder / f"{run.checkpoint:08d}.json"
+            if path.is_file():
+                return Checkpoints(folder).load(path, *layouts)
+        raise MissingError(f"it begins with checkpoint {run.checkpoint}, which no run here has written")
+
+    def _homes(self, bundle: Bundle) -> list[Path]:
+        """Where a state directory keeps what this bundle has learned."""
+        if not self._recording.home:
+            return []
+        lineage = self._recording.home / "learned" / bundle.manifest.lineage
+        return [lineage / bundle.id, lineage]
+
+    def _inherited(self, run: Run, before: Run, bundle: Bundle) -> Path | None:
+        """What a bundle took over from the one before: made again as the board made it."""
+        told = {setting.name: setting.value for setting in run.settings}
+        last = self._kept.get((before.bundle, -1))
+        if not last:
+            return None
+        if "deployment" not in told:
+            return last  # of the same lineage, in a state directory of one bundle after the other
+        old, into, unused = self._bundle(before), self._folder(), self._folder()
+        policy = told.get(LAST, "carry") if old.manifest.lineage == bundle.manifest.lineage else "discard"
+        if policy not in ("carry", "rebase", "discard"):
+            return None
+        inherit.inherit(old, last, bundle, into, policy, unused)  # type: ignore[arg-type]
+        return into
+
+    def _keep_last(self, again: Rerun, run: Run, following: Run | None) -> None:
+        """Keep what the next run begins with, where the record of that checkpoint was lost in a crash."""
+        if not following:
+            return
+        self._keep((run.bundle, -1), again.core, again.core.domains.here)
+        wanted = (following.bundle, following.checkpoint)
+        if following.bundle != run.bundle or not following.checkpoint or wanted in self._kept:
+            return
+        while list(following.domains) != kept(again.core.learned(Place())) and again.settle_one():
+            pass
+        if list(following.domains) == kept(again.core.learned(Place())):
+            self._keep(wanted, again.core, following.domain)
+
+    def _keep(self, which: tuple[str, int], core: Core, active: int) -> None:
+        learned = core.learned(Place())
+        folder = self._folder()
+        Checkpoints(folder).write(replace(learned, active=active), core.parts())
+        self._kept[which] = folder
+
+    def _folder(self) -> Path:
+        folder = self._scratch / str(next(self._number))
+        folder.mkdir()
+        return folder
+
+    def _say(self, line: str) -> None:
+        if line not in self._verdict.notes:
+            self._verdict.notes.append(line)

@@ -14,7 +14,7 @@ from edgecl import journal, records, samples, shift
 from edgecl.answer import Answer, answer_of
 from edgecl.bundle import Bundle, read_detector, read_head
 from edgecl.checkpoints import Learned, Parts, Place, Resumed
-from edgecl.domains import Domains, Later
+from edgecl.domains import Domains, Later, Seen
 from edgecl.learning import Learning, Outcome
 from edgecl.preprocess import Preprocess
 from edgecl.programs import Programs, preload
@@ -105,8 +105,8 @@ class Core:
         """Whether the stream has become unlike the source; False where the bundle has no detector."""
         return self._watch.shifted
 
-    def answer(self, x: npt.NDArray[Any], *, position: int, y: int | None, start_ns: int) -> tuple[Answer, int]:
-        """Answer a checked sample, in the thread that answers: the answer, and its domain."""
+    def answer(self, x: npt.NDArray[Any], *, position: int, y: int | None, start_ns: int) -> tuple[Answer, Seen]:
+        """Answer a checked sample, in the thread that answers. It is to be kept, and then collected by `domains`."""
         seen = self.domains.see(x, self.preprocess.batch([x]), self.seq)
         for turn in seen.turns:
             self._note(records.turn(turn, self.domains.name(turn.domain), self.seq))
@@ -119,7 +119,7 @@ class Core:
             if changed := self._watch.note(look):
                 self._note(journal.Shift(seq=answer.seq, **asdict(changed)))
         self.seq += 1
-        return answer, seen.domain
+        return answer, seen
 
     def teach(self, given: Sequence[tuple[journal.Sample, int]]) -> list[Outcome]:
         """Learn labels of samples that were answered, in the thread that learns: what came of each update."""

@@ -90,6 +90,7 @@ class Domains:
         self._adapt = manifest.method("adapt") if manifest.has("adapt") else None
         self._router, self._signatures, self._rests = start.router, start.signatures, start.rests
         self._later, self._settled, self._note = later, settled, note
+        self._due: list[Callable[[], object]] = []  # for the thread that learns, once the sample has been answered
         self._pending: dict[int, list[npt.NDArray[Any]]] = {}
         self._first: dict[int, int] = {}
         self._founders: deque[npt.NDArray[Any]] = deque(maxlen=SAMPLES)
@@ -177,7 +178,13 @@ class Domains:
         return Placed(domain, logits, first["taps"][0] if "taps" in first else _NONE, whitened[0])
 
     def collect(self, domain: int, x: npt.NDArray[Any], seq: int) -> Batch | None:
-        """Put a sample aside for its domain to adapt to; the batch, when that makes one."""
+        """Put a sample aside for its domain to adapt to; the batch, when that makes one.
+
+        What its answer means for the bank is handed to the thread that learns first.
+        """
+        for job in self._due:
+            self._later(job)
+        self._due.clear()
         if not self._adapt or (self.routed and domain == SOURCE):
             return None
         pending = self._pending.setdefault(domain, [])
@@ -214,29 +221,29 @@ class Domains:
         bank = change(self.known)
         if self._router:
             self._router.replace(bank, instead)
-        self._settle(bank, states)
+        self._later(self._settling(bank, states))
 
-    def _settle(self, bank: Bank, states: Callable[[], object]) -> None:
+    def _settling(self, bank: Bank, states: Callable[[], object]) -> Callable[[], object]:
         def settle() -> None:
             states()
             self.bank = bank
             self._settled()
 
-        self._later(settle)
+        return settle
 
     def _turned(self, turn: Turn, seq: int) -> None:
         """Do what a turn of the stream means for states and batches."""
         if turn.event == "returned":
             self._pending.pop(turn.domain, None)
-            self._later(lambda: self._learning.forget(turn.domain))
+            self._due.append(lambda: self._learning.forget(turn.domain))
         elif turn.event == "founded" and turn.bank:
             number, samples = turn.domain, list(self._founders)
-            self._settle(turn.bank, lambda: self._form(number, samples, seq))
+            self._due.append(self._settling(turn.bank, lambda: self._form(number, samples, seq)))
         elif turn.event == "merged" and turn.bank and turn.other is not None:
             one, other = turn.other, turn.domain
             self._pending.pop(other, None)
             bank = turn.bank
-            self._settle(bank, lambda: self._merge(one, other, bank))
+            self._due.append(self._settling(bank, lambda: self._merge(one, other, bank)))
 
     def _alike(self, signature: Bits) -> dict[int, float]:
         """How alike a signature [1, D / 8] is to each domain of the settled bank."""

@@ -227,9 +227,9 @@ class Learning:
             right += int((labels[:kept] == self._canary_labels[places[:kept]]).sum())
         return right / count if count else 1.0
 
-    def skip(self, reason: str, detail: str, batch: Batch) -> None:
-        """Note that a batch was not learned from."""
-        self._acted(GuardRecord.SKIPPED, reason, detail, self[batch.domain], batch)
+    def skip(self, reason: str, detail: str, batch: Batch, state: State | None = None) -> None:
+        """Note that a batch was not learned from; `state` is what answered, where that is who skips it."""
+        self._acted(GuardRecord.SKIPPED, reason, detail, state or self[batch.domain], batch)
 
     def _run(self, kind: Kind, state: State, x: Floats, y: Floats | None) -> dict[str, Floats]:
         given = {"theta": state.theta, "slots": state.slots, "x": x, "hyper": self._hyper}

@@ -197,11 +197,11 @@ class Loop:
         x = self._core.preprocess.check(x)
         position = self._next if position is None else position
         with self._turn:
-            answer, domain = self._core.answer(x, position=position, y=y, start_ns=start_ns)
-            self._samples.keep(answer.seq, position, x, y, domain)
+            answer, seen = self._core.answer(x, position=position, y=y, start_ns=start_ns)
+            self._samples.keep(answer.seq, position, x, y, seen.domain)
             self._next = position + 1
-            batch = self._core.domains.collect(domain, x, answer.seq)
-            offered = self._offer(batch) if batch else False
+            batch = self._core.domains.collect(seen.domain, x, answer.seq)
+            offered = self._offer(batch, seen.state) if batch else False
             if not batch and self._core.domains.routed and not self._core.domains.waiting:
                 self._place = Place(source=self._place.source, position=self._next)
         if offered and self._worker and self._settings.wait:
@@ -280,10 +280,10 @@ class Loop:
             with contextlib.suppress(EdgeclError):  # that error matters less than the one under way
                 self.close(f"{kind.__name__}: {error}")
 
-    def _offer(self, batch: Batch) -> bool:
-        """Learn from a batch, unless that is not the time; whether it is."""
+    def _offer(self, batch: Batch, state: State) -> bool:
+        """Learn from a batch whose last sample this state answered, unless it is not the time; whether it is."""
         if self.operations.held:
-            self._core.learning.skip(guard.HELD, f"samples {batch.first_seq} to {batch.last_seq}", batch)
+            self._core.learning.skip(guard.HELD, f"samples {batch.first_seq} to {batch.last_seq}", batch, state)
             return False
         place = Place(source=self._place.source, position=self._next)
         job = partial(self._update, batch, place, [])
@@ -291,7 +291,7 @@ class Loop:
             self._insist(job)
         elif not self._worker.offer(job):
             detail = f"samples {batch.first_seq} to {batch.last_seq}: learning is behind"
-            self._core.learning.skip(guard.BUSY, detail, batch)
+            self._core.learning.skip(guard.BUSY, detail, batch, state)
             return False
         return True
 

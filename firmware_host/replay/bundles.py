@@ -1,4 +1,4 @@
-"""Finds bundles by their id: in directories that the user names, beside a journal, and in what was deployed from here."""
+"""Finds bundles by their id: where the user says, beside a journal, and in what was deployed from here."""
 
 import contextlib
 import shutil

@@ -1,7 +1,7 @@
 """What there is of one device: segments of its journal and of its samples, and the state directory if that is at hand.
 
-A recording is read once from its start. Runs follow each other; within one, `stamp.sequence` has no gaps, so where there
-is one, records are missing, and that is told by a Hole.
+A recording is read once from its start. Runs follow each other; within one, `stamp.sequence` has no gaps, so where
+there is one, records are missing, and that is told by a Hole.
 """
 
 from collections.abc import Iterator, Sequence

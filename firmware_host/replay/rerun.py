@@ -22,6 +22,7 @@ from edgecl.journal import Checkpoint, Class, Damaged, Domain, Guard, Label, Pre
 from edgecl.learning import Batch
 from edgecl.records import checkpoint, kept
 from edgecl.settings import Settings
+from edgecl.state import State
 from edgecl.view import View, Views
 from firmware_host.replay.compare import Comparison, DivergenceError
 from firmware_host.replay.lanes import Lanes
@@ -101,13 +102,14 @@ class Rerun:
             now_ns=lambda: 0,
         )
         self.core = Core(bundle, settings, resumed, around, self._past)
-        self._past.learn = self._learn
+        self._past.learn = lambda: self._learn() or self.settle_one()
+        self._state: State | None = None
         self._classes = len(self.core.manifest.classes)
         self.core.seq = run.seen
         self._check_start(run)
 
     def to_end(self) -> None:
-        """Follow the run as far as its journal goes. Raises DivergenceError, MissingError, ReachedError, EdgeclError."""
+        """Follow the run as far as its journal goes. Raises EdgeclError and the errors of this module."""
         with contextlib.suppress(_CutError):
             while record := self._lanes.answer():
                 self._answer(record)
@@ -118,7 +120,7 @@ class Rerun:
             self.core.learning.update(left[0])  # the board did not, so it is told as a difference
 
     def settle_one(self) -> bool:
-        """Do what waits first in the queue of a run that was killed, as far as it goes; whether there was something."""
+        """Do what waits first in the queue though its record was lost in a crash; whether there was something."""
         if not self._queue or isinstance(self._queue[0], Batch):
             return False
         job = self._queue.popleft()
@@ -158,8 +160,9 @@ class Rerun:
         x = self.core.preprocess.check(samples.array(sample))
         self.core.seq, self._past.wanted = told.seq, told.changes
         y = sample.y if sample.HasField("y") else None
-        answer, domain = self.core.answer(x, position=sample.position, y=y, start_ns=0)
-        if batch := self.core.domains.collect(domain, x, answer.seq):
+        answer, seen = self.core.answer(x, position=sample.position, y=y, start_ns=0)
+        self._state = seen.state
+        if batch := self.core.domains.collect(seen.domain, x, answer.seq):
             self._queue.append(batch)
         self.answers += 1
         while self._lanes.learn_before(told.stamp.sequence) and self._learn():
@@ -186,7 +189,7 @@ class Rerun:
         batch = self._queue.pop() if self._queue and isinstance(self._queue[-1], Batch) else None
         if not batch:
             raise DivergenceError(record, None)
-        self.core.learning.skip(record.reason, record.detail, batch)
+        self.core.learning.skip(record.reason, record.detail, batch, self._state)
 
     def _change_bank(self, record: Domain) -> None:
         """Somebody changed the bank."""

@@ -1,5 +1,8 @@
 """A journal run again with the board's own code: equal to the bit, or different at the record that was changed."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +11,15 @@ import pytest
 
 from edgecl.labels import Given
 from edgecl.loop import Loop
+from edgecl.manifest import Guard
 from edgecl.settings import Settings
 from firmware_host.replay.bundles import Bundles
 from firmware_host.replay.device import Replay, Verdict
 from firmware_host.replay.recording import recordings
+from tests.conftest import MakeBundle
 from tests.edgecl.test_domains import bright, dark, noise
 
+LIVED = Path(__file__).parent / "lived_runs.py"
 SYNC = Settings(sync=True, wait=True, keep_bytes=1 << 24, checkpoint_every=5)
 WAIT = replace(SYNC, sync=False)
 MODES = pytest.mark.parametrize("settings", [SYNC, WAIT], ids=["sync", "background"])
@@ -67,3 +73,24 @@ def test_labels_and_operations_are_the_same(looped: Path, tmp_path: Path, settin
             loop.predict(x)
     found = verified(tmp_path)
     assert (found.outcome, found.gaps, found.answers) == ("bit-equal", [], 490)
+
+
+GUARDED = Guard(canary_every=6, canary_floor=0.2, entropy_floor=0.6, window=32)
+"""Which goes back now and then."""
+SOAK = os.environ.get("EDGECL_SOAK") == "1"
+
+
+@pytest.fixture(scope="module")
+def guarded(make_bundle: MakeBundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_bundle(tmp_path_factory.mktemp("guarded") / "guarded.ecl", guard=GUARDED)
+
+
+@pytest.mark.parametrize("seed", range(20 if SOAK else 4))
+def test_a_life_of_runs_that_were_killed_is_the_same_again(guarded: Path, tmp_path: Path, seed: int) -> None:
+    samples = 8000 if SOAK else 500
+    command = [sys.executable, str(LIVED), str(guarded), str(tmp_path), str(seed), str(samples), "cat", "dog"]
+    lived = subprocess.run(command, capture_output=True, text=True)
+    assert lived.returncode == 0, lived.stderr
+    found = verified(tmp_path)
+    assert (found.outcome, found.gaps) == ("bit-equal", []), found
+    assert found.runs == int(lived.stdout.split()[0])

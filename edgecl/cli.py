@@ -22,6 +22,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "run": ("edgecl.commands.run:run", "Answer samples and learn from them."),
     "deploy": ("firmware_host.commands.deploy:deploy", "Bring a bundle onto devices."),
     "serve": ("edgecl.commands.serve:serve", "Answer with the bundle that is deployed to a store."),
+    "replay": ("firmware_host.commands.replay:replay", "Run a recorded journal again: verify it, or ask what if."),
     "domains": ("edgecl.commands.domains:domains", "List and change the domains of a state directory."),
     "classes": ("edgecl.commands.classes:classes", "List the classes of a state directory, and add new ones."),
     "label": ("edgecl.commands.label:label", "Give samples that were answered their labels."),

@@ -8,17 +8,17 @@ import contextlib
 import itertools
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
 from edgecl import inherit
+from edgecl.bank import SOURCE
 from edgecl.bundle import Bundle
 from edgecl.checkpoints import Checkpoints, Place, Resumed
 from edgecl.core import Core
 from edgecl.errors import EdgeclError
-from edgecl.journal import Checkpoint, Guard, Label, Run, Update
+from edgecl.journal import Checkpoint, Domain, Guard, Label, Run, Update
 from edgecl.processor import processor
 from edgecl.records import kept
 from edgecl.state import State
@@ -87,9 +87,8 @@ def state_at(recording: Recording, step: int, domain: int) -> str:
     """Digest of the state of a domain after a step, of the last time that it was there. Raises EdgeclError."""
     digest = ""
     for record in records(recording.segments):
-        of = isinstance(record, Update | Guard) and (record.step, record.domain) == (step, domain)
-        if of and ((isinstance(record, Update) and record.committed) or _went_back(record)):
-            digest = record.digest
+        if isinstance(record, Update | Guard) and (record.step, record.domain) == (step, domain):
+            digest = record.digest if _made_a_state(record) else digest
         elif isinstance(record, Run):
             digest = next((k.digest for k in record.domains if (k.domain, k.step) == (domain, step)), digest)
     if not digest:
@@ -97,16 +96,28 @@ def state_at(recording: Recording, step: int, domain: int) -> str:
     return digest
 
 
-def _went_back(record: object) -> bool:
-    return isinstance(record, Guard) and record.action in (Guard.ROLLED_BACK, Guard.RESET)
+def domain_number(recording: Recording, name: str) -> int:
+    """Of a domain, by its name or number; of the last of that name. Raises EdgeclError."""
+    number = int(name) if name.isdecimal() else SOURCE if name == "source" else None
+    for record in records(recording.segments) if number is None else ():
+        if isinstance(record, Domain) and record.name == name:
+            number = record.domain
+        elif isinstance(record, Run):
+            number = next((domain.domain for domain in record.domains if domain.name == name), number)
+    if number is None:
+        raise EdgeclError(f"{recording.name}: no domain {name}; its names are in the journal")
+    return number
+
+
+def _made_a_state(record: Update | Guard) -> bool:
+    return record.committed if isinstance(record, Update) else record.action in (Guard.ROLLED_BACK, Guard.RESET)
 
 
 class Replay:
     """Of one recording."""
 
-    def __init__(self, recording: Recording, bundles: Bundles, *, progress: Callable[[int], object]) -> None:
-        """`progress` gets the number of answers, now and then."""
-        self._recording, self._bundles, self._progress = recording, bundles, progress
+    def __init__(self, recording: Recording, bundles: Bundles) -> None:
+        self._recording, self._bundles = recording, bundles
         self._verdict = Verdict(recording.name)
         self._kept: dict[tuple[str, int], Path] = {}
         self._number = itertools.count()
@@ -147,7 +158,6 @@ class Replay:
                             verdict.answers += again.answers
                             verdict.updates += again.updates
                             verdict.unchecked += again.unchecked
-                            self._progress(verdict.answers)
                         if lanes.hole:
                             verdict.gaps.append(f"run {verdict.run}: {lanes.hole.reason}")
                         item = next(following, None)
@@ -157,7 +167,7 @@ class Replay:
                     break
                 except ReachedError:
                     break
-                except (MissingError, EdgeclError) as error:
+                except EdgeclError as error:
                     verdict.gaps.append(f"run {verdict.run}: {error}")
                     item = next(following, None)
                 exact = exact and comparison.exact

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from edgecl import journal, recovery
 from edgecl.errors import JournalError
 from edgecl.journal import TOPICS, Record, Run, Sample
+from edgecl.segment import Message
 
 JOURNAL: Final = "journal"
 SAMPLES: Final = "samples"
@@ -136,7 +137,7 @@ class Tape:
                     yield Sample.FromString(message.data)
 
 
-def _messages(path: Path) -> Iterator[recovery.Message]:
+def _messages(path: Path) -> Iterator[Message]:
     try:
         with path.open("rb") as file:
             for found in recovery.scan(file):
@@ -177,7 +178,7 @@ def _holds_samples(path: Path) -> bool:
     return any(message.channel.topic == "/sample" for message in _first(path))
 
 
-def _first(path: Path) -> Iterator[recovery.Message]:
+def _first(path: Path) -> Iterator[Message]:
     for message in _messages(path):
         yield message
         return

@@ -18,6 +18,7 @@ from edgecl import guard, journal, samples
 from edgecl.bundle import Bundle
 from edgecl.checkpoints import Place, Resumed
 from edgecl.core import Around, Core
+from edgecl.errors import EdgeclError
 from edgecl.journal import Checkpoint, Class, Damaged, Domain, Guard, Label, Prediction, Record, Run, Update
 from edgecl.learning import Batch
 from edgecl.records import checkpoint, kept
@@ -32,7 +33,7 @@ Kept = Callable[[Core, Checkpoint], None]
 """Gets every checkpoint, with the core as it is in it."""
 
 
-class MissingError(Exception):
+class MissingError(EdgeclError):
     """A sample that is needed is not there."""
 
 
@@ -186,8 +187,8 @@ class Rerun:
 
     def _pass_over(self, record: Guard) -> None:
         """The last batch was not learned from, for want of time or because of a pause."""
-        batch = self._queue.pop() if self._queue and isinstance(self._queue[-1], Batch) else None
-        if not batch:
+        batch = self._queue.pop() if self._queue else None
+        if not isinstance(batch, Batch):
             raise DivergenceError(record, None)
         self.core.learning.skip(record.reason, record.detail, batch, self._state)
 

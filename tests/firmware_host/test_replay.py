@@ -28,7 +28,7 @@ MODES = pytest.mark.parametrize("settings", [SYNC, WAIT], ids=["sync", "backgrou
 def verified(state: Path, *given: Path) -> Verdict:
     (recording,) = recordings([state])
     with Bundles(given, [state]) as bundles:
-        return Replay(recording, bundles, progress=lambda count: None).verify()
+        return Replay(recording, bundles).verify()
 
 
 @MODES

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint bench build
+.PHONY: setup demo test lint bench build wheel-arm64 board board-stop board-remove test-board
 
 setup: .venv/.built
 
@@ -22,8 +22,9 @@ setup: .venv/.built
 demo: setup
 	$(BIN)/python demo/run.py
 
+# tests/board has a target of its own.
 test: setup
-	$(BIN)/pytest --numprocesses auto --dist loadgroup
+	$(BIN)/pytest --ignore tests/board --numprocesses auto --dist loadgroup
 
 lint: setup
 	$(BIN)/ruff check
@@ -38,3 +39,20 @@ bench: setup
 build: setup
 	rm -rf dist
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist
+
+# For boards: cross-compiled, for the version of Python that is in .venv.
+wheel-arm64: setup
+	$(BIN)/python cross/wheel.py
+
+# An emulated board, left running: docs/guide/emulated-board.md.
+board: wheel-arm64
+	$(BIN)/python -m tests.board.remote
+
+board-stop:
+	$(PYTHON) tests/board/machine.py stop
+
+board-remove:
+	$(PYTHON) tests/board/machine.py remove
+
+test-board: wheel-arm64
+	EDGECL_BOARD=1 $(BIN)/pytest tests/board

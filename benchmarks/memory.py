@@ -47,7 +47,7 @@ class Command(msgspec.Struct, frozen=True):
     precision: str
     process: Memory
     said: str
-    """What it counted, in its own words."""
+    """What it counted, in its own words; its times are no matter of this page."""
 
 
 class Wide(msgspec.Struct, frozen=True):
@@ -102,7 +102,7 @@ def _command(precision: str) -> Command:
         process, said = children.of_command(
             [*words, "--source", f"npz:{folder / 'stream.npz'}", "--state", str(folder / "state")]
         )
-        told = [" ".join(line.split()) for line in said.splitlines() if line.startswith(("updates", "time", "memory"))]
+        told = [" ".join(line.split()) for line in said.splitlines() if line.startswith(("updates", "memory"))]
         return Command(precision, process, "; ".join(told))
 
 

@@ -1,6 +1,6 @@
 """The demo: a small network is trained, four learners are built for it, and all of them meet what happens to cameras.
 
-`make demo` runs it. It needs no network and about two minutes on two cores; all that it writes lies in build/demo.
+`make demo` runs it. It needs no network and two to three minutes on two cores; all that it writes lies in build/demo.
 """
 
 import os

@@ -31,11 +31,13 @@ def serve(
     line: Line | None = None,
     handlers: Mapping[Code, Handler] = HANDLERS,
     stall_s: float = channel.STALL_S,
+    alive_s: float = channel.ALIVE_EVERY_S,
 ) -> None:
     """Answer requests until the stream ends. `line` is the terminal that the stream is on, where it is on one."""
 
     def revert() -> None:
         board.greeted = False
+        board.release()
         if line:
             line.revert()
             ends.pace = line.pace
@@ -44,7 +46,7 @@ def serve(
     if line:
         board.change_baud = line.ask
     repeated: tuple[bytes, bytes] | None = None
-    with contextlib.suppress(EOFError), ends.kept_alive() as busy:
+    with contextlib.suppress(EOFError), ends.kept_alive(alive_s) as busy:
         while True:
             try:
                 request = ends.receive(line.silence_s if line else None, idle=True)

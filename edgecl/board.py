@@ -1,5 +1,6 @@
 """What the handlers of one connection work on."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +21,14 @@ class Board:
     """The request being answered came in lines of text."""
     change_baud: Callable[[int], int | None] = lambda baud: None
     """Whether the line can go on at another speed, once the answer is out: the speed, or None."""
-
     holds: int | None = None
     """File of the lock that the receiving of a deployment holds, until this connection ends."""
 
     def __post_init__(self) -> None:
         self.objects = Objects(self.store)
+
+    def release(self) -> None:
+        """Hold nothing more: everything was received, or the host has gone."""
+        if self.holds is not None:
+            os.close(self.holds)
+            self.holds = None

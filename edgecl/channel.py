@@ -10,6 +10,7 @@ what got lost.
 """
 
 import contextlib
+import math
 import threading
 import time
 from collections import deque
@@ -29,8 +30,13 @@ STALL_S: Final = 30.0
 ALIVE_EVERY_S: Final = 2.0
 _LONGEST_RETRY_S: Final = 4.0
 
+OPEN_RETRY_S: Final = 0.3
+"""On a line, where the first OPEN may be lost."""
+
 DAMAGED: Final = 3
-"""Frames damaged in a row, with no session open, after which the line is taken for one of another speed."""
+"""Frames damaged in a row after which the line is taken for one of another speed."""
+DAMAGED_OPEN: Final = 16
+"""The same in a session, which once worked at this speed."""
 
 
 Framing = Literal["frames", "console"]
@@ -44,6 +50,8 @@ class Pace:
     window: int
     """Pieces sent and not yet acknowledged; less than half of the sequences."""
     retry_s: float
+    acknowledged: int = 1
+    """Pieces that may arrive before they are acknowledged, where no message carries that along."""
     baud: int | None = None
     """Of a serial line."""
 
@@ -52,8 +60,8 @@ class Pace:
         return 10 * count / self.baud if self.baud else 0.0
 
 
-PIPE: Final = Pace(piece_bytes=frames.MAX_PAYLOAD_BYTES, window=16, retry_s=15.0)
-"""For streams that lose nothing: a megabyte on its way."""
+PIPE: Final = Pace(piece_bytes=frames.MAX_PAYLOAD_BYTES, window=32, retry_s=math.inf, acknowledged=16)
+"""For streams that lose nothing: two megabytes on their way, and nothing sent again."""
 
 
 def line_pace(baud: int) -> Pace:
@@ -119,7 +127,7 @@ class Channel:
                 raise TimeoutError
             if now >= retry_at:
                 self._put(Frame(frames.OPEN, session, 0, 0, bytes([frames.VERSION])).encode())
-                retry_at = now + self.pace.retry_s
+                retry_at = now + (OPEN_RETRY_S if self.pace.baud else self.pace.retry_s)
             self._take(min(retry_at, deadline) - now)
 
     def send(self, message: bytes) -> None:
@@ -157,7 +165,7 @@ class Channel:
         return message
 
     @contextmanager
-    def kept_alive(self) -> Iterator[Callable[[bool], None]]:
+    def kept_alive(self, every_s: float = ALIVE_EVERY_S) -> Iterator[Callable[[bool], None]]:
         """While the block runs, tell the other side that this one is at work: whenever it is, which is what the block
         says by what it is given.
         """
@@ -165,7 +173,7 @@ class Channel:
 
         def tell() -> None:
             was_busy = False
-            while not over.wait(ALIVE_EVERY_S):
+            while not over.wait(every_s):
                 if was_busy and self._busy and self.framing == "frames":
                     try:
                         self._control(frames.ALIVE)
@@ -191,19 +199,21 @@ class Channel:
 
     def _step(self, timeout_s: float | None, *, idle: bool) -> None:
         """Wait for something to happen, and do what is due."""
-        awaited = not idle or bool(self._sent)
-        ends = [self._heard + self._stall_s] if awaited else []
-        if self._sent:
-            ends.append(self._retry_at)
         now = time.monotonic()
-        waits = [end - now for end in ends] + ([] if timeout_s is None else [timeout_s])
-        self._take(max(0.0, min(waits)) if waits else None)
+        repeats = bool(self._sent) and self.pace.retry_s < math.inf
+        awaited = not idle or repeats
+        wait = math.inf if timeout_s is None else timeout_s
+        if awaited:
+            wait = min(wait, self._heard + self._stall_s - now)
+        if repeats:
+            wait = min(wait, self._retry_at - now)
+        self._take(max(0.0, wait) if wait < math.inf else None)
         now = time.monotonic()
         if awaited and now >= self._heard + self._stall_s:
             if not idle:
                 raise TimeoutError
             self._end()  # of a host that has gone; another may come
-        if self._sent and now >= self._retry_at:
+        if repeats and self._sent and now >= self._retry_at:
             self._repeat()
             self._wait_anew(min(2 * self._retry_s, max(self.pace.retry_s, _LONGEST_RETRY_S)))
 
@@ -226,7 +236,7 @@ class Channel:
             del arrived[: self._scan(arrived)]
         if len(arrived) > frames.MAX_ENCODED_BYTES:
             arrived.clear()
-        if self._opened and self._told != self._expected:
+        if self._opened and (self._told is None or (self._expected - self._told) % SEQUENCES >= self.pace.acknowledged):
             self._control(frames.ACK)
 
     def _scan(self, text: bytes | bytearray) -> int:
@@ -243,8 +253,10 @@ class Channel:
             if self._scan(encoded):
                 return
             self._damaged += 1
-            if not self._opened and self._damaged % DAMAGED == 0:
-                self._lost()
+            if self._damaged >= (DAMAGED_OPEN if self._opened else DAMAGED):
+                self._damaged = 0
+                if self._serves:
+                    self._end()
             if self._opened and self._gap is None:
                 self._control(frames.NAK)
                 self._gap = 0
@@ -280,11 +292,12 @@ class Channel:
         if ahead == 0:
             self._expected = (self._expected + 1) % SEQUENCES
             self._gap = None
-            self._partial += frame.payload
-            if len(self._partial) > MAX_MESSAGE_BYTES:
+            if len(self._partial) + len(frame.payload) > MAX_MESSAGE_BYTES:
                 self._end()  # no side that keeps to the protocol sends that
-            elif frame.kind == frames.LAST:
-                self._inbox.append(("frames", bytes(self._partial)))
+            elif frame.kind == frames.PIECE:
+                self._partial += frame.payload
+            else:
+                self._inbox.append(("frames", bytes(self._partial) + frame.payload))
                 self._partial.clear()
         elif ahead < SEQUENCES // 2:
             if self._gap is None or ahead <= self._gap:  # the first, or what was sent again has a gap again

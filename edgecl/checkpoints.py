@@ -139,7 +139,7 @@ def go_on(learned: Learned | None, source: str | None, *, again: bool) -> Place:
 def owned(directory: Path) -> Iterator[None]:
     """Own a state directory, which is made where it is missing. Raises StoreError: another process owns it."""
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        disk.make_directory(directory / "learned")
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise StoreError(f"{directory}: {error.strerror}; give another --state") from None
@@ -162,6 +162,7 @@ class Checkpoints:
         """`directory`: `learned/<lineage>` of a state directory."""
         self._directory = directory
         self._sound: set[str] = set()  # objects that this process has written or read
+        self._lasts = False  # whether the directory's own name is known to be durable
 
     def newest(self, *layouts: Layout) -> Resumed | None:
         """The newest that can be read, whose states have any of these layouts; None where there is none.
@@ -186,15 +187,35 @@ class Checkpoints:
         numbers = self._numbers()
         path = self._path(numbers[-1] + 1 if numbers else 1)
         try:
-            (self._directory / OBJECTS).mkdir(parents=True, exist_ok=True)
+            self._make()
             index = self._index(learned, parts).sealed()
             self._write(path, msgspec.json.format(msgspec.json.encode(index), indent=1) + b"\n")
+            disk.sync_directory(self._directory)
             for number in numbers[: -KEEP + 1] if len(numbers) >= KEEP else []:
                 self._path(number).unlink(missing_ok=True)
             self._sweep()
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}; make room, or give another --state") from None
         return int(path.stem), path
+
+    def mark(self) -> str:
+        """Changes whenever something more has been learned, and only then; empty where nothing has been.
+
+        Raises StoreError: the newest checkpoint cannot be read.
+        """
+        numbers = self._numbers()
+        if not numbers:
+            return ""
+        index = self._read(self._path(numbers[-1]))
+        return msgspec.structs.replace(index, place=Place(), active=0).sealed().digest
+
+    def _make(self) -> None:
+        """The directories, whose names last before anything in them is said to be there."""
+        if not self._lasts:
+            disk.make_directory(self._directory / OBJECTS, above=2)
+            for old in self._directory.glob(".*.new"):  # of a process that was killed; this one is the only one now
+                old.unlink(missing_ok=True)
+            self._lasts = True
 
     def _index(self, learned: Learned, parts: Parts) -> _Index:
         """The index, with every object that it names on the disk."""
@@ -331,7 +352,6 @@ class Checkpoints:
             disk.remove(new)
             disk.write_new(new, [content])
             new.rename(path)
-            disk.sync_directory(path.parent)
         except OSError:
             with contextlib.suppress(OSError):
                 disk.remove(new)

@@ -21,13 +21,22 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "sign": ("edgecl.commands.sign:sign", "Sign a bundle."),
     "run": ("edgecl.commands.run:run", "Answer samples and learn from them."),
     "deploy": ("firmware_host.commands.deploy:deploy", "Bring a bundle onto devices."),
+    "status": ("firmware_host.commands.status:status", "Show how devices are."),
+    "history": ("firmware_host.commands.history:history", "Show what was deployed to a device."),
+    "rollback": ("firmware_host.commands.rollback:rollback", "Go back to the bundle before."),
+    "cancel": ("firmware_host.commands.rollback:cancel", "Give up a deployment that is under way."),
+    "pause": ("firmware_host.commands.pause:pause", "Stop learning on devices."),
+    "resume": ("firmware_host.commands.pause:resume", "Let devices learn again."),
+    "snapshot": ("firmware_host.commands.pause:snapshot", "Write down what devices have learned."),
+    "pull": ("firmware_host.commands.pull:pull", "Fetch journals, samples and learned states from devices."),
+    "logs": ("firmware_host.commands.logs:logs", "Show what the service of a device has said."),
     "serve": ("edgecl.commands.serve:serve", "Answer with the bundle that is deployed to a store."),
     "replay": ("firmware_host.commands.replay:replay", "Run a recorded journal again: verify it, or ask what if."),
     "domains": ("edgecl.commands.domains:domains", "List and change the domains of a state directory."),
     "classes": ("edgecl.commands.classes:classes", "List the classes of a state directory, and add new ones."),
     "label": ("edgecl.commands.label:label", "Give samples that were answered their labels."),
     "agent": ("edgecl.commands.agent:agent", "Answer a host on stdin and stdout; hosts start it."),
-    "devices": ("edgecl.commands.devices:devices", "List the devices that a bundle can be built for."),
+    "devices": ("firmware_host.commands.devices:devices", "List the devices of the fleet, or the boards there are."),
     "probe": ("firmware_host.commands.probe:probe", "Show what a board is."),
     "doctor": ("firmware_host.commands.doctor:doctor", "Find out what is wrong with a board, or with this computer."),
     "check": ("firmware_host.commands.check:check", "Say whether a bundle will run on a board."),
@@ -35,7 +44,13 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
 }
 """Name of a command -> where it is, and what it does."""
 
-EXTRAS: Final = {"torch": "export", "executorch": "export", "onnx": "export", "onnxscript": "export"}
+EXTRAS: Final = {
+    "torch": "export",
+    "executorch": "export",
+    "onnx": "export",
+    "onnxscript": "export",
+    "serial": "serial",
+}
 """Packages that the base install does not bring -> the extra that does."""
 
 

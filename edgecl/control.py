@@ -77,6 +77,8 @@ class _Reply(msgspec.Struct, omit_defaults=True):
     done: msgspec.Raw = msgspec.Raw()
     refused: str | None = None
     code: int = 0
+    ended: bool = False
+    """Nobody answers here any more, so nothing was refused."""
 
 
 Perform = Callable[[Request], Facts]
@@ -165,7 +167,7 @@ def _answer(connection: socket.socket, perform: Perform, closing: threading.Even
     with connection, contextlib.suppress(OSError), connection.makefile("rwb") as stream:
         while line := stream.readline(MAX_LINE_BYTES):
             with busy:
-                over = _Reply(refused="the loop has ended; ask again", code=1)
+                over = _Reply(refused="the loop has ended; ask again", code=1, ended=True)
                 reply = over if closing.is_set() else _reply(perform, line)
             stream.write(msgspec.json.encode(reply) + b"\n")
             stream.flush()
@@ -195,6 +197,8 @@ def _ask(stream: Any, request: Request, kind: Any) -> Any:
     if not line:
         raise StoreError("the loop has gone before it answered; ask again")
     reply = msgspec.json.decode(line, type=_Reply)
+    if reply.ended:
+        raise StoreError(reply.refused or "")
     if reply.refused is not None:
         refused = EdgeclError(reply.refused)
         refused.exit_code = reply.code

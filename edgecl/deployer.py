@@ -1,9 +1,9 @@
 """Carries a deployment through its states, each stored before it is entered; whoever finds one unfinished goes on.
 
-`python -m edgecl.deployer STORE` does that, alone (flock on `deployer.lock`), until the deployment has its outcome. The
-agent starts it when everything was received, and the service whenever it finds a deployment that nobody carries on: a
-deployment needs no host any more. Each handler may be begun again at any point, after a crash or a power cut, and comes
-to the same end; one that was begun too often is given up.
+`python -m edgecl.deployer STORE LOCK` does that until the deployment has its outcome, with the lock of the store's only
+deployer. The agent starts it when everything was received, and the service whenever it finds a deployment that nobody
+carries on: a deployment needs no host any more. Each handler may be begun again at any point, after a crash or a power
+cut, and comes to the same end; one that was begun too often is given up.
 """
 
 import contextlib
@@ -17,8 +17,10 @@ from typing import Any, Final
 
 import msgspec
 
-from edgecl import control, deployments, disk, here, inherit, oms, trial, trust
+from edgecl import checkpoints, control, deployments, disk, here, inherit, oms, trial, trust
 from edgecl.boot import boot_id
+from edgecl.bundle import Bundle
+from edgecl.checkpoints import Checkpoints
 from edgecl.deployer_start import alone
 from edgecl.deployments import BEFORE_SWITCH, Deployment, State
 from edgecl.errors import BundleError, EdgeclError, StoreError
@@ -45,11 +47,16 @@ LOOK_S: Final = 0.25
 
 def carry_on(directory: Path) -> None:
     """Carry the deployment that is under way to its outcome; nothing, where another process does. Raises StoreError."""
-    with alone(directory) as mine:
-        if mine:
-            deployer = Deployer(directory)
-            while deployer.step():
-                pass
+    with alone(directory) as lock:
+        if lock is not None:
+            go_on(directory)
+
+
+def go_on(directory: Path) -> None:
+    """The same, in a process that has the lock."""
+    deployer = Deployer(directory)
+    while deployer.step():
+        pass
 
 
 class Deployer:
@@ -88,6 +95,8 @@ class Deployer:
         manifest = self._store.manifest(now.bundle)
         if missing := self._store.missing(manifest):
             raise BundleError(f"{now.name}: {len(missing)} of its files have not been received; deploy it again")
+        if damaged := self._store.damaged(manifest):
+            raise BundleError(f"{now.name}: {len(damaged)} of its files were damaged and are deleted; deploy it again")
         here.check_here(manifest)
         signed_by = "nobody: the board is in development mode"
         if not now.back:
@@ -103,11 +112,10 @@ class Deployer:
         need = sum(file.bytes for file in manifest.files) // 8 + RESERVE_BYTES  # files are linked; scratch is small
         if self._store.free_bytes() < need:
             raise StoreError(f"{self._directory}: less than {need >> 20} MiB are free; make room, and deploy again")
-        if now.previous:
-            with contextlib.closing(self._store.open(now.previous)) as old:
+        with self._before(now) as old:
+            if old and now.learned == "carry":
                 learned = self._store.learned(old.manifest.lineage, old.id)
-                if now.learned == "carry":
-                    inherit.check(old, learned, manifest, digest_of(manifest), now.learned)
+                inherit.check(old, learned, manifest, digest_of(manifest), now.learned)
         return "STAGE", {"signed_by": str(key) if key else signed_by}
 
     def stage(self, now: Deployment) -> "Next":
@@ -121,11 +129,13 @@ class Deployer:
             taken = self._inherited(now, scratch)
             found = trial.run(self._store, now.bundle, scratch / "new", scratch / "learned", budget)
             before = None
-            if now.previous:
-                with contextlib.closing(self._store.open(now.previous)) as old:
+            with self._before(now) as old, contextlib.suppress(EdgeclError):
+                if old:  # one that fails now is no reason to keep it
                     learned = self._store.learned(old.manifest.lineage, old.id)
                     inherit.inherit(old, learned, old, scratch / "before", "carry", scratch / "unused")
-                with contextlib.suppress(EdgeclError):  # a bundle that fails now is no reason to keep it
+                    (scratch / "before").mkdir(exist_ok=True)
+                    if (learned / "tested").is_file():
+                        disk.replace(scratch / "before" / "tested", (learned / "tested").read_bytes(), durable=False)
                     before = trial.run(self._store, now.previous, scratch / "old", scratch / "before", 0)
             self._tested(now, scratch / "learned")
         judge(now, self._store.manifest(now.bundle).guard.canary_floor, budget, found, before)
@@ -133,18 +143,24 @@ class Deployer:
 
     def quiesce(self, now: Deployment) -> "Next":
         """The service writes down what it has learned and learns nothing more; the new bundle takes that over."""
-        running = self._ask(HandOver())
-        figures = figures_of(running) if running and running.bundle == now.previous else None
-        taken = now.taken
-        if now.previous and not (now.back and now.learned == "keep"):
-            with self._scratch() as scratch:
-                taken = self._inherited(now, scratch)
-                place = self._store.learned(now.lineage, now.bundle)
-                self._move(scratch / "learned", place)
-        return "SWITCH", {"running": figures, "taken": taken}
+        if sum(entered.state == "QUIESCE" for entered in now.trace) > ATTEMPTS:
+            raise GiveUp("more was learned each time that what was learned had been taken over")
+        with self._still() as running:
+            figures = figures_of(running) if running and running.bundle == now.previous else None
+            taken, handed = now.taken, self._mark(now)
+            if now.previous and not (now.back and now.learned == "keep"):
+                with self._scratch() as scratch:
+                    taken = self._inherited(now, scratch)
+                    place = self._store.learned(now.lineage, now.bundle)
+                    self._move(scratch / "learned", place)
+        return "SWITCH", {"running": figures, "taken": taken, "handed": handed}
 
     def switch(self, now: Deployment) -> "Next":
-        self._store.switch(now.bundle)
+        """Whoever went on in between may have learned more, which the new bundle is to have too."""
+        with self._still() if self._store.current != now.bundle else contextlib.nullcontext():
+            if self._store.current != now.bundle and self._mark(now) != now.handed:
+                return "QUIESCE", {}
+            self._store.switch(now.bundle)
         return "PROBATION", {}
 
     def probation(self, now: Deployment) -> "Next":
@@ -191,9 +207,9 @@ class Deployer:
         before = [one for one in control.committed if one != current]
         disk.remove(self._directory / SCRATCH)
         self._store.sweep({current, *before[:1], *({now.previous} if now.outcome == "committed" else ())})
-        if now.outcome in ("refused", "failed", "superseded"):
+        if now.outcome != "committed":
             with contextlib.suppress(EdgeclError):
-                self._ask(Reopen())  # the service may have been told that a switch is near
+                self._ask(Reopen())  # the service may have been told that a switch is near, or not of the way back
         return "END", {}
 
     def _given_up(self, now: Deployment, reason: str) -> "Next":
@@ -212,10 +228,9 @@ class Deployer:
         """`scratch/learned` becomes what the new bundle begins with; in words."""
         if not now.previous:
             return ""
-        with (
-            contextlib.closing(self._store.open(now.previous)) as old,
-            contextlib.closing(self._store.open(now.bundle)) as new,
-        ):
+        with self._before(now) as old, contextlib.closing(self._store.open(now.bundle)) as new:
+            if not old:
+                return "discarded, as the bundle before is damaged"
             learned = self._store.learned(old.manifest.lineage, old.id)
             policy = now.learned if old.manifest.lineage == new.manifest.lineage else "discard"
             return inherit.inherit(old, learned, new, scratch / "learned", policy, scratch / "rebase")
@@ -225,15 +240,15 @@ class Deployer:
         marker, place = learned / "tested", self._store.learned(now.lineage, now.bundle)
         if marker.is_file():
             place.mkdir(parents=True, exist_ok=True)
-            disk.replace(place / "tested", marker.read_bytes())
+            disk.replace(place / "tested", marker.read_bytes(), durable=False)  # what is lost is tested again
 
     def _move(self, made: Path, place: Path) -> None:
         """Put learned state in its place, whole."""
         try:
             made.mkdir(parents=True, exist_ok=True)  # with nothing in it, the bundle begins as built
             if (place / "tested").is_file():
-                disk.replace(made / "tested", (place / "tested").read_bytes())
-            place.parent.mkdir(parents=True, exist_ok=True)
+                disk.replace(made / "tested", (place / "tested").read_bytes(), durable=False)
+            disk.make_directory(place.parent, above=1)
             disk.remove(place)
             made.rename(place)
             disk.sync_directory(place.parent)
@@ -252,6 +267,42 @@ class Deployer:
         finally:
             with contextlib.suppress(OSError):
                 disk.remove(place)
+
+    @contextmanager
+    def _before(self, now: Deployment) -> Iterator[Bundle | None]:
+        """The bundle before; None for none, or one that is damaged: that must not keep a sound one out."""
+        try:
+            old = self._store.open(now.previous) if now.previous else None
+        except BundleError:
+            old = None
+        try:
+            yield old
+        finally:
+            if old:
+                old.close()
+
+    def _mark(self, now: Deployment) -> str:
+        """Of what the bundle before has learned; empty for nothing."""
+        with self._before(now) as old:
+            return Checkpoints(self._store.learned(old.manifest.lineage, old.id)).mark() if old else ""
+
+    @contextmanager
+    def _still(self) -> Iterator[Status | None]:
+        """While the block runs, nothing is learned: the service has been told, or there is none, and none can begin.
+
+        Raises EdgeclError: the service refuses. StoreError: another process has the store, and cannot be asked.
+        """
+        with contextlib.ExitStack() as stack:
+            end_s = time.monotonic() + OPENS_S
+            while not (status := self._ask(HandOver())):
+                try:
+                    stack.enter_context(checkpoints.owned(self._directory))
+                    break
+                except StoreError:
+                    if time.monotonic() >= end_s:
+                        raise
+                    time.sleep(LOOK_S)  # a service that begins, or ends
+            yield status
 
     def _opened(self, now: Deployment) -> Status | None:
         """The service with the new bundle open; None where no service is there. Raises EdgeclError, GiveUp."""
@@ -277,7 +328,10 @@ class Deployer:
             return None
 
     def _put(self, deployment: Deployment) -> Deployment:
+        """Record it; whoever has cancelled it meanwhile stays recorded."""
         with deployments.changing(self._directory) as change:
+            cancelled = change.control.find(deployment.number).cancelled or deployment.cancelled
+            deployment = msgspec.structs.replace(deployment, cancelled=cancelled)
             change.write(change.control.put(deployment))
         return deployment
 
@@ -312,4 +366,4 @@ HANDLERS: Final[dict[State, Callable[[Deployer, Deployment], Next]]] = {
 
 if __name__ == "__main__":
     os.nice(5)  # answers come first
-    carry_on(Path(sys.argv[1]))
+    go_on(Path(sys.argv[1]))  # the lock, sys.argv[2], was handed over, and goes when this process does

@@ -16,21 +16,28 @@ LOCK: Final = "deployer.lock"
 
 
 def begin(directory: Path) -> None:
-    """Start a deployer that outlives its caller, if a deployment is under way that has all its files."""
+    """Start a deployer that outlives its caller, if a deployment is under way that has all its files.
+
+    It is handed the lock, so whoever looks while it is still starting sees that one is there.
+    """
     found = deployments.read(directory).under_way
-    if found and found.state != "RECEIVE" and not _taken(directory):
-        subprocess.Popen(
-            [sys.executable, "-P", "-m", "edgecl.deployer", str(directory)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+    if not found or found.state == "RECEIVE":
+        return
+    with alone(directory) as lock:
+        if lock is not None:
+            subprocess.Popen(
+                [sys.executable, "-P", "-m", "edgecl.deployer", str(directory), str(lock)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                pass_fds=[lock],
+            )
 
 
 @contextmanager
-def alone(directory: Path) -> Iterator[bool]:
-    """Whether this process is the one that carries deployments on, while the block runs."""
+def alone(directory: Path) -> Iterator[int | None]:
+    """The file of the lock, which this process has while the block runs; None where another one carries on."""
     try:
         lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
@@ -39,13 +46,14 @@ def alone(directory: Path) -> Iterator[bool]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield False
+            yield None
         else:
-            yield True
+            yield lock
     finally:
         os.close(lock)
 
 
-def _taken(directory: Path) -> bool:
-    with alone(directory) as mine:
-        return not mine
+def taken(directory: Path) -> bool:
+    """Whether a process carries a deployment on. Raises StoreError."""
+    with alone(directory) as lock:
+        return lock is None

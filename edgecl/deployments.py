@@ -116,6 +116,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     trial: Figures | None = None
     before: Figures | None = None
     """Of the bundle before, in the same trial."""
+    handed: str = ""
+    """`Checkpoints.mark` of the bundle before, when that was taken over."""
     running: Figures | None = None
     """Of the bundle before, while it answered."""
     trace: tuple[Entered, ...] = ()

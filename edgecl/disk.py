@@ -19,13 +19,14 @@ def write_new(path: Path, pieces: Iterable[bytes], *, durable: bool = True) -> N
             os.fsync(file.fileno())
 
 
-def replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes, *, durable: bool = True) -> None:
     """Write a file, in place of the one that may have this name. Raises OSError."""
     new = path.with_name(f".{path.name}.new")
     remove(new)
-    write_new(new, [content])
+    write_new(new, [content], durable=durable)
     new.rename(path)
-    sync_directory(path.parent)
+    if durable:
+        sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:
@@ -35,6 +36,16 @@ def sync_directory(path: Path) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def make_directory(path: Path, *, above: int = 0) -> None:
+    """Make a directory where there is none, with those above it, and make its name durable, and those of so many above.
+
+    Those of directories that are there too: whoever made them may have been killed before. Raises OSError.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(path.parents[: above + 1]):
+        sync_directory(folder)
 
 
 def remove(path: Path) -> None:

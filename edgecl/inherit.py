@@ -18,7 +18,7 @@ from edgecl.bank import SOURCE
 from edgecl.bundle import Bundle, read_state
 from edgecl.checkpoints import Checkpoints, Learned, Parts, Place, Resumed
 from edgecl.deployments import Policy
-from edgecl.errors import BundleError, RequestError
+from edgecl.errors import BundleError, RequestError, StoreError
 from edgecl.labels import Given
 from edgecl.learning import Learning
 from edgecl.loop import Loop
@@ -52,7 +52,12 @@ def inherit(old: Bundle, learned: Path, new: Bundle, into: Path, policy: Policy,
 
     `scratch` is an empty directory too. Raises BundleError, StoreError, ProgramError.
     """
-    resumed = Checkpoints(learned).newest(*old.manifest.layouts.values())
+    try:
+        resumed = Checkpoints(learned).newest(*old.manifest.layouts.values())
+    except StoreError as error:
+        if policy != "discard":
+            raise
+        return f"discarded: {error}"
     if not resumed:
         return "nothing had been learned"
     built = _as_built(new, resumed.learned.place)

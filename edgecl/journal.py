@@ -20,7 +20,7 @@ from typing import Final, Protocol, Self
 
 from google.protobuf.message import DecodeError
 
-from edgecl import recovery, segment
+from edgecl import disk, recovery, segment
 from edgecl.errors import JournalError
 from edgecl.journal_pb2 import (
     DESCRIPTOR,
@@ -127,7 +127,7 @@ class Journal:
         if not re.fullmatch(_BOOT, boot):
             raise JournalError(f"{boot!r} cannot name a boot; give 1 to 64 letters and digits")
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            disk.make_directory(directory)
             self._number = max((number for number, _ in _segments(directory)), default=0)
         except OSError as error:
             raise segment.disk_error(directory, error) from None
@@ -261,6 +261,23 @@ def next_seq(directory: Path) -> int:
     except OSError as error:
         raise segment.disk_error(directory, error) from None
     return learned + 1
+
+
+def needed(directory: Path) -> list[Path]:
+    """The newest segments, back to one that tells the number of a sample: what `next_seq` and a Journal go on from.
+
+    Raises JournalError: a segment cannot be read.
+    """
+    found: list[Path] = []
+    try:
+        for _, path in reversed(_segments(directory)) if directory.is_dir() else ():
+            found.append(path)
+            with path.open("rb") as file:
+                if any(message.channel.topic in ("/prediction", "/sample") for message in recovery.backwards(file)):
+                    break
+    except OSError as error:
+        raise segment.disk_error(directory, error) from None
+    return found
 
 
 def segments(directory: Path) -> list[Path]:

@@ -7,6 +7,7 @@ at the new one.
 import contextlib
 import os
 import termios
+import time
 import tty
 from typing import Final
 
@@ -24,6 +25,9 @@ NEGOTIATION_S: Final = 2.0
 """Time for a host to come through at a new speed."""
 SILENCE_S: Final = 60.0
 """At another speed than the line's own; the host knows, and asks anew after half of that."""
+
+SETTLE_S: Final = 0.05
+"""For bytes that the system calls sent, and that are still in the adapter."""
 
 _INPUT, _OUTPUT = 4, 5  # where the speeds are in the attributes of a terminal
 
@@ -79,6 +83,7 @@ class Line:
     def _set(self, baud: int) -> None:
         with contextlib.suppress(termios.error):  # as above: reading tells
             termios.tcdrain(self._fd)
+            time.sleep(SETTLE_S)
             attributes = termios.tcgetattr(self._fd)
             attributes[_INPUT] = attributes[_OUTPUT] = SPEEDS[baud]
             termios.tcsetattr(self._fd, termios.TCSANOW, attributes)

@@ -20,7 +20,7 @@ DATA_BYTES: Final = 60 << 10
 """Of a file, in one message over frames."""
 CONSOLE_BYTES: Final = 8 << 10
 """Of a message over a console; a line that is hit costs as much as that."""
-CONSOLE_DATA_BYTES: Final = 2 << 10
+CONSOLE_DATA_BYTES: Final = 1 << 10
 
 MAX_OBJECT_BYTES: Final = 1 << 30
 MAX_NAME: Final = 255
@@ -38,6 +38,7 @@ STATUS: Final[Code] = (READ, FILES, 1)
 HASH: Final[Code] = (READ, FILES, 2)
 HASHES: Final[Code] = (READ, FILES, 3)
 HELLO: Final[Code] = (READ, EDGECL, 0)
+FACTS: Final[Code] = (READ, EDGECL, 1)
 WANTED: Final[Code] = (READ, EDGECL, 2)
 
 Natural = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]

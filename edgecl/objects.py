@@ -98,7 +98,7 @@ class Objects:
                 yield piece
 
         with _disk_trouble(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make_folder()
             try:
                 disk.remove(new)
                 disk.write_new(new, hashed())
@@ -146,10 +146,14 @@ class Objects:
         """What is not whole, for whoever collects garbage."""
         return tuple(sorted(self.folder.glob(f"*{PART}")))
 
+    def _make_folder(self) -> None:
+        if not self.folder.is_dir():
+            disk.make_directory(self.folder)
+
     @contextmanager
     def _opened(self, path: Path, incoming: _Incoming) -> Iterator[int]:
         """The part, locked; what the connection knows of another file is forgotten."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         part = _part(path)
         while True:
             file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -131,7 +131,7 @@ def repair(path: Path) -> tuple[Stop, int] | None:
 
 def _repair(file: BinaryIO, path: Path, new: Path) -> tuple[Stop, int]:
     disk.remove(new)  # a crash may have left it
-    writer, kept, stop = Writer(new), 0, Stop(0, 0, False, "")
+    writer, kept, stop = Writer(new, durable=False), 0, Stop(0, 0, False, "")
     try:
         for found in scan(file):
             if isinstance(found, Stop):

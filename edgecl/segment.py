@@ -76,7 +76,8 @@ class Writer:
     is forgotten, and the call may be repeated once there is room.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
+        """With `durable`, the name lasts; the content does once it has been synced."""
         self._path = path
         self._size = 0
         self._chunk = bytearray()
@@ -95,8 +96,8 @@ class Writer:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX)  # tells `repair` that the segment is in use
             self._write(MAGIC + _record(HEADER, _text(""), _text("edgecl")))
-            self.sync()
-            disk.sync_directory(path.parent)
+            if durable:
+                disk.sync_directory(path.parent)
         except BaseException:
             self.close()
             path.unlink(missing_ok=True)

@@ -84,7 +84,7 @@ def once(bundle: Bundle, marker: Path, *, engine: str) -> None:
             return
         require(run(bundle, engine=engine), bundle.origin)
         marker.parent.mkdir(parents=True, exist_ok=True)
-        disk.replace(marker, tested)
+        disk.replace(marker, tested, durable=False)  # what a power cut damages is not equal, and tested again
     except OSError as error:
         raise StoreError(f"{marker}: {error.strerror or error}; make room, or give another --state") from None
 

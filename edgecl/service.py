@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from edgecl import control, deployments, disk, resident, service_file
+from edgecl import control, deployer_start, deployments, disk, resident, service_file
 from edgecl.engine_choice import choose
 from edgecl.errors import EdgeclError, JournalError, RequestError, StoreError
 from edgecl.feed import Ended, Feed
@@ -30,7 +30,7 @@ TICK_S: Final = 0.1
 """Longest wait for a sample before other things are seen to."""
 
 HANDING_S: Final = 60.0
-"""A deployment that has not switched by then has died: learning goes on."""
+"""A deployment that has not switched by then, and that no process carries on, has died: learning goes on."""
 
 RETRY_S: Final = 5.0
 """Between two tries to open a source or a bundle that cannot be."""
@@ -81,7 +81,7 @@ class Service:
     def take(self, item: Sample | Damaged) -> None:
         """Answer a sample. Where the disk fails, the loop is closed, and opened again when that has passed."""
         with self._using:
-            if not self._loop:
+            if not self._loop or not self._feed:  # the bundle that it was read for is gone
                 return
             try:
                 if isinstance(item, Damaged):
@@ -167,7 +167,7 @@ class Service:
         now_s = time.monotonic()
         if self._handing_s is not None and now_s - self._handing_s > HANDING_S:
             with self._using:
-                self._handing_s = None
+                self._handing_s = now_s if deployer_start.taken(self._directory) else None
                 self._pause_again()
         if self._handing_s is not None or now_s < self._retry_s:
             return
@@ -215,9 +215,13 @@ class Service:
 
     def _deployed(self, current: str) -> dict[str, str]:
         """What the journal is to tell of how a bundle came here: unsigned ones run in development mode alone."""
-        for one in reversed(deployments.read(self._directory).deployments):
+        try:
+            known = deployments.read(self._directory).deployments
+        except StoreError:
+            return {}  # a damaged record is no reason not to answer
+        for one in reversed(known):
             if one.bundle == current:
-                return {"deployment": str(one.number), "deployed_by": one.by, "signed_by": one.signed_by}
+                return {"deployment": str(one.number), "deployed_by": one.by, "signed_by": one.signed_by, "learned": one.learned}
         return {}
 
     def _record(self, record: Record) -> None:
@@ -226,7 +230,7 @@ class Service:
             self._on_record(record)
 
     def _pause_again(self) -> None:
-        if self._loop:
+        if self._loop and self._handing_s is None:
             self._loop.operations.held = (self._directory / PAUSED).exists()
 
     def _see_to_feed(self) -> bool:

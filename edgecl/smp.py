@@ -85,12 +85,12 @@ def unpack(body: bytes, kind: type[S]) -> S:
         raise MalformedError(str(error)) from None
 
 
-def mapping(body: bytes) -> dict[Any, Any]:
-    """A CBOR map as it is. Raises MalformedError."""
+def mapping(body: bytes) -> dict[str, Any]:
+    """A CBOR map of names, as it is. Raises MalformedError."""
     try:
         content = cbor2.loads(body, max_depth=MAX_DEPTH)
     except (cbor2.CBORError, ValueError, TypeError, ArithmeticError, MemoryError) as error:
         raise MalformedError(f"not CBOR: {error}") from None
-    if not isinstance(content, dict):
-        raise MalformedError("not a map")
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise MalformedError("not a map of names")
     return content

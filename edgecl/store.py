@@ -8,6 +8,7 @@
 All of it is on one file system. A name stands only for what is whole and on the medium.
 """
 
+import hashlib
 import os
 import re
 import shutil
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 CURRENT: Final = "current"
 _ID: Final = re.compile(r"[0-9a-f]{64}")
+_LEFT: Final = re.compile(r"\.[0-9a-f]{64}\.([0-9]+)\.new")
+"""An object that a process was making, which is gone if that process is."""
 
 
 class Store:
@@ -54,6 +57,21 @@ class Store:
         """sha256 of the objects that are not here yet."""
         return sorted({file.sha256 for file in manifest.files if not self._object(file.sha256).is_file()})
 
+    def damaged(self, manifest: Manifest) -> list[str]:
+        """sha256 of the objects whose bytes are others: they are removed, so that they are sent again."""
+        found = []
+        for digest in {file.sha256 for file in manifest.files}:
+            path = self._object(digest)
+            try:
+                with path.open("rb") as file:
+                    if hashlib.file_digest(file, "sha256").hexdigest() == digest:
+                        continue
+                path.unlink()
+            except OSError as error:
+                raise StoreError(f"{path}: {error.strerror}; send it again, or repair the store") from None
+            found.append(digest)
+        return sorted(found)
+
     def stage(self, identity: str, signature: str) -> None:
         """Give a bundle its directory, of objects that are all here; `signature` is that of its signature, or empty.
 
@@ -65,7 +83,9 @@ class Store:
         if signature:
             files[SIGNATURE] = signature
         try:
+            disk.sync_directory(self.objects)  # whoever received the last of them may have been killed
             if place.is_dir() and self._same(place, files):
+                disk.sync_directory(self.bundles)  # and so may whoever staged it
                 return
             self.bundles.mkdir(mode=0o700, exist_ok=True)
             disk.sync_directory(self.directory)
@@ -138,19 +158,25 @@ class Store:
     def sweep(self, keep: Iterable[str], wanted: Iterable[str] = ()) -> None:
         """Delete all bundles but these, with what they learned, and every object that no bundle has.
 
-        `wanted` are objects of a bundle that is still being received.
+        `wanted` are objects of a bundle that is still being received. What was left half done is deleted too.
         """
         kept, held = set(keep), set(wanted)
         try:
-            for identity in self.staged():
-                if identity not in kept:
-                    disk.remove(self.place(identity))
+            dropped = [identity for identity in self.staged() if identity not in kept]
+            for identity in dropped:
+                disk.remove(gone := self.bundles / f".{identity}.old")
+                self.place(identity).rename(gone)
+            if dropped:
+                disk.sync_directory(self.bundles)  # a bundle loses its name before it loses files
+            for path in self.bundles.glob(".*"):
+                disk.remove(path)
             for folder in self.directory.glob("learned/*/*"):
                 if _ID.fullmatch(folder.name) and folder.name not in kept:
                     disk.remove(folder)
             for path in self.objects.iterdir() if self.objects.is_dir() else ():
-                digest = path.name.removesuffix(".part")
-                if _ID.fullmatch(digest) and digest not in held and path.stat().st_nlink == 1:
+                digest, left = path.name.removesuffix(".part"), _LEFT.fullmatch(path.name)
+                unused = _ID.fullmatch(digest) and digest not in held and path.stat().st_nlink == 1
+                if unused or (left and not Path("/proc", left[1]).exists()):
                     path.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(f"{self.directory}: {error.strerror or error}; repair the store") from None

@@ -50,11 +50,12 @@ class FdStream:
     def read(self, timeout_s: float | None) -> bytes:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
-            if self._arrived or self._fill():
-                with self._lock:
-                    taken = bytes(self._arrived)
-                    self._arrived.clear()
-                return taken
+            with self._lock:
+                if self._arrived:
+                    taken, self._arrived = bytes(self._arrived), bytearray()
+                    return taken
+                if not self._ended and (found := self._found()):
+                    return found
             if self._ended:
                 return b""
             left = None if deadline is None else deadline - time.monotonic()
@@ -77,7 +78,8 @@ class FdStream:
             if time.monotonic() >= deadline:
                 raise TimeoutError
             if not self._ended:
-                self._fill()
+                with self._lock:
+                    self._arrived += self._found()
             self._wait(deadline - time.monotonic(), writing=True)
 
     def close(self) -> None:
@@ -85,18 +87,16 @@ class FdStream:
             with contextlib.suppress(OSError):  # may be closed already
                 fcntl.fcntl(fd, fcntl.F_SETFL, flags)
 
-    def _fill(self) -> bool:
-        """Keep what has arrived; whether there was anything."""
-        with self._lock:
-            try:
-                found = os.read(self._reading, _PIECE_BYTES)
-            except BlockingIOError:
-                return bool(self._arrived)
-            except OSError:  # as above
-                found = b""
-            self._ended = not found
-            self._arrived += found
-            return bool(self._arrived)
+    def _found(self) -> bytes:
+        """What can be read at once."""
+        try:
+            found = os.read(self._reading, _PIECE_BYTES)
+        except BlockingIOError:
+            return b""
+        except OSError:  # as above
+            found = b""
+        self._ended = not found
+        return found
 
     def _wait(self, timeout_s: float | None, *, writing: bool) -> None:
         """For room to write, or for bytes to read."""

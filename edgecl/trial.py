@@ -1,11 +1,15 @@
 """A trial of a bundle on the board, in a process of its own: the board's code, its memory limit, its own samples.
 
-`python -m edgecl.trial STORE ID SCRATCH LEARNED` opens a bundle with what it would go on from, answers the newest of
-the board's samples (its canaries, where none are kept), learns from a batch so that memory is told whole, and prints
-the JSON of `Figures`. What it writes lies in SCRATCH. An error is one line on stderr.
+`python -m edgecl.trial STORE ID SCRATCH LEARNED BUDGET PARENT` opens a bundle with what it would go on from, answers
+the newest of the board's samples (its canaries, where none are kept), learns from a batch so that memory is told whole,
+and prints the JSON of `Figures`. What it writes lies in SCRATCH. An error is one line on stderr. It ends with the
+process PARENT.
 """
 
+import ctypes
+import os
 import resource
+import signal
 import subprocess
 import sys
 from collections import deque
@@ -37,16 +41,22 @@ LIMIT_SLACK_BYTES: Final = 128 << 20
 """What a trial may allocate beyond its budget before the kernel refuses it more: the budget itself is compared with
 what became resident, and a trial that cannot allocate would tell less."""
 
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+
 TIMEOUT_S: Final = 900.0
 """A trial that takes longer has failed."""
 
 
 def run(store: Store, identity: str, scratch: Path, learned: Path, budget_bytes: int) -> Figures:
-    """Try a bundle. Raises BundleError: it failed, or did not come to an end."""
-    command = [sys.executable, "-P", "-m", "edgecl.trial", *map(str, (store.directory, identity, scratch, learned))]
+    """Try a bundle; the trial ends with the thread that called. Raises BundleError: it failed, or came to no end."""
+    given = map(str, (store.directory, identity, scratch, learned, budget_bytes, os.getpid()))
     try:
         child = subprocess.run(
-            [*command, str(budget_bytes)], capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL
+            [sys.executable, "-P", "-m", "edgecl.trial", *given],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
         raise BundleError(f"trial: no end after {TIMEOUT_S:.0f} s; build a smaller bundle") from None
@@ -116,7 +126,10 @@ def _try(store: Store, identity: str, scratch: Path, learned: Path) -> Figures:
 
 
 def _main(arguments: list[str]) -> int:
-    store, identity, scratch, learned, budget = arguments
+    store, identity, scratch, learned, budget, parent = arguments
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(parent):
+        return 1  # it was gone before
     if int(budget):
         limit = int(int(budget) * LIMIT_FACTOR) + LIMIT_SLACK_BYTES
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

@@ -4,6 +4,7 @@ Everything may be done again: sent objects stay, the board goes on with the depl
 after everything was received it does without a host.
 """
 
+import contextlib
 import time
 from typing import Final
 
@@ -35,7 +36,7 @@ from firmware_host.client import Client, Source
 from firmware_host.events import Tell
 from firmware_host.offer import Offer, title
 from firmware_host.patient import Patient
-from firmware_host.plan import Part, Survey, Wishes, survey
+from firmware_host.plan import Look, Part, Wishes, look
 from firmware_host.said import said
 
 LOOKS_S: Final = (0.1, 0.2, 0.3, 0.5, 1.0)
@@ -63,7 +64,7 @@ def deploy(client: Client, device: str, offer: Offer, wishes: Wishes, tell: Tell
         tell(events.Lost(device=device, reason=str(error)))
 
     board = Patient(client, lost=lost)
-    found = survey(board, offer, wishes)
+    found = look(board, offer, wishes)
     tell(events.Planned(device=device, plan=found.plan))
     if found.plan.there:
         return _there(device, offer, tell)
@@ -148,7 +149,7 @@ def _there(device: str, offer: Offer, tell: Tell) -> events.Ended:
     return event
 
 
-def _receive(board: Patient, device: str, offer: Offer, wishes: Wishes, found: Survey, tell: Tell) -> int:
+def _receive(board: Patient, device: str, offer: Offer, wishes: Wishes, found: Look, tell: Tell) -> int:
     """Begin, and send what is missing; the number of the deployment, 0 where there is nothing to do."""
     sender = _Sender(board, device, found.parts, tell)
     first = [part for part in found.parts if part.piece.path in (MANIFEST, SIGNATURE)]
@@ -225,10 +226,8 @@ def _source(part: Part) -> Source:
 
 def _make_way(board: Patient, there: Deployment, by: str) -> None:
     """The deployment that is under way is given up; one that has switched comes to its end first."""
-    try:
+    with contextlib.suppress(RequestError):  # it has switched, or is over
         board.ask(orders.CANCEL, CancelRequest(number=there.number, by=by), DeploymentAnswer)
-    except RequestError:
-        return  # it is over meanwhile
     looks = 0
     while True:
         now = board.ask(orders.DEPLOYMENT, NumberRequest(number=there.number), DeploymentAnswer).deployment

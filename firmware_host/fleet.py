@@ -131,6 +131,10 @@ class Fleet:
             raise FleetError(f"{name}: a group of {len(found)} devices; name one of them")
         return found[0]
 
+    def address(self, name: str) -> str | None:
+        """Of a device; None where there is none of that name."""
+        return next((device.address for device in self.devices if device.name == name), None)
+
     def rollout(self, named: Sequence[str]) -> Rollout:
         """That of the group, where one was named and nothing else."""
         return dict(self.groups).get(named[0], Rollout()) if len(named) == 1 else Rollout()

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from firmware_host.checks import Check, failed, passed, skipped, warned
+from firmware_host.links.address import SshAddress
+from firmware_host.links.ssh import ssh_command
 from firmware_host.remote import Remote
 
 PORTS: Final = ("ttyUSB*", "ttyACM*", "ttyAMA*")
@@ -21,15 +23,16 @@ SSH_S: Final = 20.0
 
 def of_ssh(remote: Remote | None) -> Iterator[Check]:
     """Whether ssh is there and can log in to a board, or to boards in general."""
-    program = remote.command[0] if remote else "ssh"
+    remote = remote or Remote(SshAddress("", "localhost"))
+    program = ssh_command(remote.to, remote.options)[0]
     if shutil.which(program) is None:
         yield failed("ssh", f"no {program}", "install OpenSSH's client")
         return
     version = re.search(r"OpenSSH\S*", _told([program, "-V"], errors=True))
     yield passed("ssh", version[0].rstrip(",") if version else program)
-    settings = _settings(remote or Remote("localhost"))
+    settings = _settings(remote)
     yield _keys(settings)
-    if remote is not None:
+    if remote.to.text:
         yield _known(remote, settings)
         yield _strict(settings)
 
@@ -63,7 +66,7 @@ def of_serial(*, wanted: bool, root: Path = Path("/")) -> Iterator[Check]:
 def _settings(remote: Remote) -> dict[str, list[str]]:
     """What ssh would do, asked of ssh itself: all of the user's settings are in it."""
     told: dict[str, list[str]] = {}
-    for line in _told([*remote.command, *remote.options, "-G", "--", remote.host]).splitlines():
+    for line in _told([*ssh_command(remote.to, remote.options)[:-2], "-G", "--", remote.to.host]).splitlines():
         name, _, value = line.partition(" ")
         told.setdefault(name, []).append(value)
     return told
@@ -80,14 +83,14 @@ def _keys(settings: dict[str, list[str]]) -> Check:
 
 
 def _known(remote: Remote, settings: dict[str, list[str]]) -> Check:
-    host = (settings.get("hostkeyalias") or settings.get("hostname") or [remote.host])[0]
+    host = (settings.get("hostkeyalias") or settings.get("hostname") or [remote.to.host])[0]
     port = (settings.get("port") or ["22"])[0]
     name = host if port == "22" or settings.get("hostkeyalias") else f"[{host}]:{port}"
     for kind in ("userknownhostsfile", "globalknownhostsfile"):
         for file in " ".join(settings.get(kind, ())).split():
             if _told(["ssh-keygen", "-F", name, "-f", os.path.expanduser(file)]):
                 return passed("host key", f"{name} is in {file}")
-    cure = f"ssh {remote.host} once, and compare the fingerprint with the one the board shows"
+    cure = f"ssh {remote.to.text} once, and compare the fingerprint with the one the board shows"
     return failed("host key", f"{name} is not known", cure)
 
 

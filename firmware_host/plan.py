@@ -89,7 +89,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Survey:
+class Look:
     """A plan, and what it is carried out with."""
 
     plan: Plan
@@ -99,7 +99,7 @@ class Survey:
     """Name and version of the bundles there, by id."""
 
 
-def survey(board: Patient, offer: Offer, wishes: Wishes) -> Survey:
+def look(board: Patient, offer: Offer, wishes: Wishes) -> Look:
     """Look at a board. Raises what asking it raises."""
     hello = board.client.connect()
     there = board.ask(orders.HISTORY, HistoryRequest(before=0), HistoryAnswer)
@@ -132,7 +132,7 @@ def survey(board: Patient, offer: Offer, wishes: Wishes) -> Survey:
         own=under_way is not None and under_way.bundle == offer.id and not under_way.cancelled,
         against="" if same else _against(offer, there),
     )
-    return Survey(plan, parts, under_way, titles)
+    return Look(plan, parts, under_way, titles)
 
 
 def described(deployment: Deployment) -> str:

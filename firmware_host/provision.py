@@ -6,6 +6,7 @@ nothing runs as root: the service and the agent run as the user `edgecl`, or, wi
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,6 +24,9 @@ GROWTH: Final = 5
 
 DONE: Final = "changed"
 SAME: Final = "same"
+
+PATH: Final = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9._-]*|/\.[A-Za-z0-9_][A-Za-z0-9._-]*)+")
+NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 END: Final = "EDGECL-END"
 """Ends a file within a script."""
@@ -57,10 +61,18 @@ class Wish:
 
 
 def place(survey: Survey, *, user_only: bool, prefix: str = "", store: str = "") -> tuple[str, Place]:
-    """The folder of the installation, and what lies where."""
+    """The folder of the installation, and what lies where.
+
+    Raises EdgeclError: a path or the user's name does not go into a unit or a rule of sudo as it is.
+    """
     home = survey.home
     prefix = prefix or (f"{home}/.local/share/edgecl" if user_only else "/opt/edgecl")
     store = store or (f"{prefix}/state" if user_only else "/var/lib/edgecl")
+    for path in (prefix, store):
+        if not PATH.fullmatch(path):
+            raise EdgeclError(f"{path!r}: no folder for a service; give one from / on, of letters, digits and ._/-")
+    if not NAME.fullmatch(survey.user):
+        raise EdgeclError(f"{survey.user!r}: no user for a rule of sudo; log in as another, or give --user-only")
     return prefix, Place(venv=f"{prefix}/venv", store=store)
 
 
@@ -108,7 +120,8 @@ def plan(survey: Survey, wish: Wish, prefix: str, where: Place) -> tuple[Step, .
     version = hashlib.sha256(f"{identity} {service}".encode()).hexdigest()
     start = values | {"version": version, "manager": manager}
     steps.append(Step("service", "have the service run what was installed", SERVICE, root, start))
-    steps.append(Step("check", "ask the new edgecl for its version", CHECK, values={"command": command}))
+    check = CHECK_AS_EDGECL if root else CHECK
+    steps.append(Step("check", "ask the new edgecl for its version", check, root, {"command": command} | values))
     return tuple(steps)
 
 
@@ -128,7 +141,7 @@ def carry_out(
                 told(step, (lines.strip().splitlines() or [""])[-1])
         except ScriptError as error:
             raise EdgeclError(
-                f"{remote.host}: {step.name} failed: {error}; mend that, and run the same command again"
+                f"{remote.to.text}: {step.name} failed: {error}; mend that, and run the same command again"
             ) from None
 
 
@@ -302,4 +315,9 @@ done
 
 CHECK: Final = r"""
 remark=$("$command" --version)
+"""
+
+CHECK_AS_EDGECL: Final = r"""
+cd /
+remark=$(runuser -u edgecl -- "$command" --version)
 """

@@ -3,30 +3,21 @@
 The user's own ssh settings, keys and known hosts decide; nothing here answers a question of ssh.
 """
 
+import contextlib
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
-from urllib.parse import urlsplit
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from edgecl.errors import EdgeclError, LinkError
-
-OPTIONS: Final = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5", "-T")
-SSH_FAILED: Final = 255
-"""What ssh exits with when it is ssh that failed, not the script."""
-
-CURES: Final = {
-    "host key verification failed": "connect once with ssh and compare the fingerprint with the board's",
-    "identification has changed": "compare the fingerprints; if the board was installed anew, ssh-keygen -R its name",
-    "permission denied": "copy your key there with ssh-copy-id",
-    "could not resolve hostname": "give the name or address that ssh knows it by",
-    "connection refused": "start the board's ssh server",
-    "no route to host": "check that the board is on and in this network",
-    "timed out": "check that the board is on and in this network",
-}
-"""What ssh says -> what helps."""
+from firmware_host import fleet as fleets
+from firmware_host.links.address import SshAddress, parse
+from firmware_host.links.link import USUAL, Options
+from firmware_host.links.ssh import ssh_command
+from firmware_host.links.ssh_failures import SSH_FAILED, explain
 
 
 class ScriptError(EdgeclError):
@@ -37,12 +28,8 @@ class ScriptError(EdgeclError):
 class Remote:
     """A board, by ssh."""
 
-    host: str
-    """As ssh takes it: a name of the user's settings, or user@host."""
-    options: tuple[str, ...] = ()
-    """More of ssh's, like `-p 2222`."""
-    command: tuple[str, ...] = ("ssh",)
-    """What to run as ssh."""
+    to: SshAddress
+    options: Options = USUAL
     sudo_password: str | None = field(default=None, repr=False)
     """Of the user there, where sudo asks for one."""
 
@@ -64,15 +51,29 @@ class Remote:
         """Unpack a tar in a folder of the user's. Raises LinkError, ScriptError."""
         self._run(f"tar -C {quoted(folder)} -xf -", tar)
 
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[Self]:
+        """The same board, by one connection for all that follows: each by itself takes a slow board a second."""
+        with tempfile.TemporaryDirectory(prefix="edgecl-ssh-") as folder:
+            base = self.options.ssh_command or os.environ.get("EDGECL_SSH", "") or "ssh"
+            own = shlex.join(["-o", "ControlMaster=auto", "-o", f"ControlPath={folder}/c", "-o", "ControlPersist=60"])
+            one = replace(self, options=replace(self.options, ssh_command=f"{base} {own}"))
+            try:
+                yield one
+            finally:
+                leave = [*ssh_command(self.to, one.options)[:-2], "-O", "exit", "--", self.to.host]
+                with contextlib.suppress(OSError):
+                    subprocess.run(leave, stdin=subprocess.DEVNULL, capture_output=True)
+
     def _run(self, command: str, given: bytes) -> str:
-        words = [*self.command, *OPTIONS, *self.options, "--", self.host, command]
+        words = [*ssh_command(self.to, self.options), command]
         try:
             done = subprocess.run(words, input=given, capture_output=True)
-        except FileNotFoundError:
-            raise LinkError(f"{self.host}: no {self.command[0]} on this computer; install OpenSSH's client") from None
+        except OSError as error:
+            raise LinkError(f"{self.to.text}: {words[0]}: {error.strerror}; install OpenSSH") from None
         said = done.stderr.decode("utf-8", "replace").strip()
         if done.returncode == SSH_FAILED:
-            raise LinkError(f"{self.host}: {why(said)}")
+            raise LinkError(f"{self.to.text}: {explain(self.to.text, SSH_FAILED, said)}")
         if done.returncode:
             last = said.splitlines()[-1:] or [f"exit code {done.returncode}"]
             raise ScriptError(last[0].strip())
@@ -80,29 +81,11 @@ class Remote:
 
 
 def remote(device: str, *, sudo_password: str | None = None) -> Remote:
-    """The board of an address: `HOST` or `USER@HOST` as ssh takes it, or `ssh://USER@HOST:PORT`.
-
-    EDGECL_SSH names another ssh, with its options. Raises LinkError: it is no address of ssh's.
-    """
-    command = tuple(shlex.split(os.environ.get("EDGECL_SSH", ""))) or ("ssh",)
-    host, options = device, ()
-    if device.startswith("ssh://"):
-        try:
-            parts = urlsplit(device)
-            host = f"{parts.username}@{parts.hostname}" if parts.username else parts.hostname or ""
-            options = ("-p", str(parts.port)) if parts.port else ()
-        except ValueError:
-            host = ""
-    if not host or host.startswith("-") or ":" in host or "/" in host:
+    """The board of an address, or of a name of fleet.toml. Raises LinkError: it is none, or not one of ssh's."""
+    address = parse(device, fleets.load(None).address)
+    if not isinstance(address, SshAddress):
         raise LinkError(f"{device}: not reached by ssh; give HOST, USER@HOST or ssh://USER@HOST:PORT")
-    return Remote(host, options, command, sudo_password)
-
-
-def why(said: str) -> str:
-    """What ssh said on stderr, in one line with its cure."""
-    lines = [line.strip(" @\r") for line in said.splitlines() if line.strip(" @\r")]
-    cure = next((cure for words, cure in CURES.items() if words in said.lower()), "try it with ssh itself")
-    return f"{(lines or ['ssh failed'])[-1].rstrip('.')}; {cure}"
+    return Remote(address, sudo_password=sudo_password)
 
 
 def quoted(text: str) -> str:

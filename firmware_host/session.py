@@ -5,7 +5,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Iterator
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -16,14 +16,16 @@ from edgecl.messages import Code, HelloAnswer
 from edgecl.smp import Message
 from firmware_host.links.link import Connection, Link
 
-OUTSTANDING: Final = 16
+OUTSTANDING: Final = 32
 """Requests on their way at a time."""
 LINE_PIECES: Final = 8
 """Pieces in a message of a transfer over a serial line."""
 
-TRIES: Final = 3
-"""Of one framing and speed on a serial line, before another is tried."""
-_CONSOLE_RETRY_S: Final = 0.4
+OPEN_S: Final = 1.2
+"""For frames to come through on a line; a board waits a little longer before it goes back to its own speed."""
+TRY_S: Final = 0.5
+"""For an agent to answer at one speed, before another is tried; twice as long each round."""
+_CONSOLE_RETRY_S: Final = 0.2
 """Beyond the time that the messages themselves take."""
 
 LINE_SILENCE_S: Final = 30.0
@@ -120,7 +122,7 @@ class Session:
         self._channel.close()
         self._connection.close()
 
-    def _received(self, asked: Message, encoded: bytes, timeout_s: float) -> tuple[Message, dict[object, object]]:
+    def _received(self, asked: Message, encoded: bytes, timeout_s: float) -> tuple[Message, dict[str, Any]]:
         """Over a console, whoever asks repeats what may have been lost. Raises MalformedError, TimeoutError."""
         if self._channel.framing == "frames":
             message = smp.decode(self._channel.receive())
@@ -128,7 +130,8 @@ class Session:
                 raise smp.MalformedError(f"it is to {message.sequence} where {asked.sequence} was asked")
             return message, smp.mapping(message.body)
         end = time.monotonic() + timeout_s
-        retry_s = _CONSOLE_RETRY_S + 4 * self._channel.pace.seconds(len(encoded) + messages.CONSOLE_DATA_BYTES)
+        count = len(encoded) + messages.CONSOLE_DATA_BYTES
+        retry_s = _CONSOLE_RETRY_S + 3 * self._channel.pace.seconds(count)
         while (left := end - time.monotonic()) > 0:
             retry_end = time.monotonic() + min(left, retry_s)
             with contextlib.suppress(TimeoutError):
@@ -178,11 +181,11 @@ class Session:
         Raises TimeoutError: nothing answers.
         """
         base = self._connection.pace
-        end = time.monotonic() + self._link.options.connect_s
+        end, try_s = time.monotonic() + self._link.options.connect_s, TRY_S
         while time.monotonic() < end:
             self._channel.framing, self._channel.pace = "console", base
             with contextlib.suppress(TimeoutError):
-                hello = self._say_hello(baud, timeout_s=TRIES * _CONSOLE_RETRY_S)
+                hello = self._say_hello(baud, timeout_s=try_s)
                 if hello.baud and self._opened(hello.baud):
                     return self._say_hello()
                 if hello.baud:  # it does not come through; the board goes back by itself
@@ -193,19 +196,20 @@ class Session:
                     return self._say_hello()
                 self._channel.framing = "console"
                 return hello
-            if baud and self._opened(baud):  # where a host left it that has gone
+            if baud and self._opened(baud, try_s):  # where a host left it that has gone
                 return self._say_hello()
             if baud:
                 self._connection.set_baud(self._connection.base_baud)
+            try_s *= 2
         raise TimeoutError
 
-    def _opened(self, baud: int | None) -> bool:
+    def _opened(self, baud: int | None, timeout_s: float = OPEN_S) -> bool:
         """Whether frames come through, at another speed or as it is."""
         if baud:
             self._connection.set_baud(baud)
         self._channel.pace = self._connection.pace
         try:
-            self._channel.connect(_number(), timeout_s=TRIES * self._channel.pace.retry_s)
+            self._channel.connect(_number(), timeout_s=timeout_s)
         except TimeoutError:
             return False
         return True

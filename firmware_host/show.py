@@ -18,6 +18,9 @@ BAR: Final = 20
 SHOW_S: Final = 0.1
 """Between two pictures of a bar."""
 
+FEW_BYTES: Final = 100_000
+"""Of which no rate is told: it would be that of the answers."""
+
 JSON_S: Final = 1.0
 """Between two lines of JSON about bytes on their way."""
 
@@ -58,7 +61,7 @@ class Show:
                 case Sending(device=device, bytes=have, of=of):
                     self._transient(f"  receive    {_bar(have, of)} {size(have)}{self._rate(device, have)}")
                 case Sent(device=device, bytes=count, seconds=seconds) if count:
-                    rate = f"  {size(int(count / seconds))}/s" if seconds > 0.05 else ""
+                    rate = f"  {size(int(count / max(seconds, 1e-3)))}/s" if count > FEW_BYTES else ""
                     self._say(device, f"  receive    {size(count)}{rate}")
                 case Entered(state=state) if state in TOLD:
                     self._transient(f"  {TOLD[state]:9}  ...")

@@ -81,7 +81,7 @@ def ask(remote: Remote, *, store: str, python: str = "") -> Survey:
     """
     names = python or " ".join(["python3", *(f"python3.{minor}" for minor in range(PYTHON[1], 20))])
     values = {"store": store, "pythons": names, "groups": " ".join(GROUPS)}
-    return parse(remote.script(SCRIPT, values=values), remote.host)
+    return parse(remote.script(SCRIPT, values=values), remote.to.text)
 
 
 def parse(text: str, where: str) -> Survey:
@@ -95,7 +95,7 @@ def parse(text: str, where: str) -> Survey:
     libc = re.search(r"glibc (\d+)\.(\d+)", one.get("libc", ""))
     if libc is None:
         raise ProfileError(f"{where}: its C library is not glibc; use Debian, Ubuntu or a system made from them")
-    pythons = {}
+    pythons: dict[tuple[int, int], str] = {}
     for line in told.get("python", ()):
         version, _, path = line.partition(" ")
         numbers = tuple(int(part) for part in version.split(".") if part.isdigit())

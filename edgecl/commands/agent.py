@@ -1,6 +1,7 @@
 """`edgecl agent`: answers a host on stdin and stdout. Hosts start it, over SSH for one; nobody types it."""
 
 import os
+import signal
 from pathlib import Path
 
 import click
@@ -19,6 +20,8 @@ def agent(store: Path | None) -> None:
     store = store or default_store()
     output = os.dup(1)
     os.dup2(2, 1)  # whatever prints, prints beside the messages
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # so that a terminal is left as it was found
     line = lines.opened(0)
     stream = FdStream(0, output, stall_s=STALL_S)
     try:

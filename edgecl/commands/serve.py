@@ -3,6 +3,7 @@
 Exit codes: 0 after SIGTERM or Ctrl-C: what was learned is written. 1 where the store cannot be used.
 """
 
+import contextlib
 import logging
 import logging.handlers
 import time
@@ -50,7 +51,8 @@ def serve(store: Path, as_json: bool) -> int:
                 notifier.alive()
                 if time.monotonic() - looked_s > LOOK_S:
                     looked_s = time.monotonic()
-                    deployer_start.begin(store)
+                    with contextlib.suppress(StoreError):  # whoever asks for the history is told
+                        deployer_start.begin(store)
                     notifier.status(_line(service))
             reason = interrupt.caught or reason
             notifier.stopping()

@@ -1,5 +1,6 @@
 """Requests about deployments: begin, follow, give up, go back. A deployer carries out what is begun here."""
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -8,12 +9,12 @@ from typing import Final
 
 import msgspec
 
-from edgecl import deployer_start, deployments, trust
+from edgecl import deployer_start, deployments, oms, trust
 from edgecl.board import Board
 from edgecl.boot import boot_id
 from edgecl.deployments import BEFORE_SWITCH, Change, Deployment, Entered, Outcome, State
-from edgecl.errors import RequestError, StoreError
-from edgecl.manifest import SIGNATURE
+from edgecl.errors import BundleError, RequestError, StoreError
+from edgecl.manifest import SIGNATURE, Manifest
 from edgecl.manifest_reader import decode
 from edgecl.messages import Nothing
 from edgecl.orders import (
@@ -44,7 +45,8 @@ def begin(board: Board, request: BeginRequest) -> BeginAnswer:
         there = control.under_way
         if there and there.bundle == request.bundle and there.by == request.by and not there.cancelled:
             if there.state == "RECEIVE":
-                _hold(board, there)
+                with contextlib.suppress(RequestError):  # of a connection that broke and has not been noticed yet
+                    _hold(board, there)
             return BeginAnswer(number=there.number)
         if there:
             _make_way(board, change, there, request)
@@ -69,7 +71,10 @@ def begin(board: Board, request: BeginRequest) -> BeginAnswer:
             deadline_s=request.deadline_s,
             trace=(_entered("RECEIVE"),),
         )
-        _hold(board, begun)
+        if reason := _refused(board, begun, manifest, control.min_versions):
+            begun = _ended(begun, reason, "refused")  # before anything else is sent
+        else:
+            _hold(board, begun)
         change.write(control.put(begun))
     return BeginAnswer(number=number)
 
@@ -85,7 +90,7 @@ def received(board: Board, request: NumberRequest) -> DeploymentAnswer:
                 raise RequestError(f"{found.name}: {len(missing)} of its files are missing; send them")
             found = msgspec.structs.replace(found, state="VERIFY", trace=(*found.trace, _entered("VERIFY")))
             change.write(change.control.put(found))
-    _release(board)
+    board.release()
     deployer_start.begin(board.store)
     return DeploymentAnswer(deployment=found)
 
@@ -123,6 +128,11 @@ def cancel(board: Board, request: CancelRequest) -> DeploymentAnswer:
         found = change.control.find(request.number)
         if found.over:
             raise RequestError(f"deployment {found.number}: it is over ({found.outcome}); there is nothing to give up")
+        if found.state not in BEFORE_SWITCH:
+            raise RequestError(
+                f"deployment {found.number}: it has switched ({found.state}); wait for its end, then go back with "
+                "edgecl rollback"
+            )
         found = msgspec.structs.replace(found, cancelled=request.by)
         if found.state == "RECEIVE":
             if request.reason:
@@ -139,12 +149,16 @@ def back(board: Board, request: BackRequest) -> BeginAnswer:
     with deployments.changing(board.store) as change:
         control, current = change.control, store.current
         if there := control.under_way:
-            raise RequestError(_held(there))
+            if there.state != "RECEIVE" or _held_by_another(board):
+                raise RequestError(_held(there))
+            change.write(control.put(_ended(there, f"given up to go back, by {request.by}")))
+            control = change.control
         kept = [one for one in control.committed if one != current and one in store.staged()]
         chosen = [one for one in kept if one.startswith(request.to)][:1]
         if not chosen:
             have = ", ".join(one[:12] for one in kept) or "none"
-            raise RequestError(f"no earlier bundle {request.to[:12]} is kept here; there are: {have}")
+            named = f" {request.to[:12]}" if request.to else ""
+            raise RequestError(f"no earlier bundle{named} is kept here; there are: {have}")
         manifest = decode(store.read_object(chosen[0]), chosen[0][:12])
         signature = store.place(chosen[0]) / SIGNATURE
         begun = Deployment(
@@ -181,6 +195,22 @@ def apply(board: Board, request: ApplyRequest) -> Nothing:
         objects.make(request.target, lambda write: delta.apply(objects.path(request.delta), base, write))
     objects.remove(request.delta)
     return Nothing()
+
+
+def _refused(board: Board, begun: Deployment, manifest: Manifest, floors: dict[str, int]) -> str:
+    """Why a bundle cannot be admitted, by its manifest and signature alone; empty for nothing."""
+    try:
+        arch = os.uname().machine
+        if manifest.requires.arch and arch not in manifest.requires.arch:
+            made_for = ", ".join(manifest.requires.arch)
+            raise BundleError(f"{begun.name}: made for {made_for}, this is {arch}; build it for this device")
+        trust.check_version(manifest, floors.get(begun.lineage, 0), begun.name)
+        signature = Store(board.store).read_object(begun.signature) if begun.signature else None
+        files = oms.digests(begun.bundle, manifest.files)
+        trust.admit(trust.read(board.store / "trust.d"), begun.lineage, files, signature, begun.name)
+    except BundleError as error:
+        return str(error)
+    return ""
 
 
 def _make_way(board: Board, change: Change, there: Deployment, request: BeginRequest) -> None:
@@ -243,9 +273,3 @@ def _held_by_another(board: Board) -> bool:
         return True
     finally:
         os.close(file)
-
-
-def _release(board: Board) -> None:
-    if board.holds is not None:
-        os.close(board.holds)
-        board.holds = None

@@ -82,12 +82,20 @@ def listing(board: Board, request: ListRequest) -> ListAnswer:
 
 
 def acknowledge(board: Board, request: AcknowledgeRequest) -> AcknowledgeAnswer:
-    """Delete sealed segments that the host has, byte for byte. Raises StoreError."""
+    """Delete sealed segments that the host has, byte for byte. Raises StoreError, JournalError.
+
+    The newest ones stay as far as the numbers of segments and samples go on from them.
+    """
+    from edgecl import journal  # late, as it brings protobuf, which the agent does without otherwise
+
     deleted = 0
     try:
+        needed = {path for folder in ("journal", "samples") for path in journal.needed(board.store / folder)}
         for kept in request.files:
             path = board.store / kept.name
             if not SEGMENT.fullmatch(kept.name) or path.is_symlink() or not path.is_file() or not _sealed(path):
+                continue
+            if path in needed:
                 continue
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()

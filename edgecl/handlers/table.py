@@ -7,7 +7,7 @@ import msgspec
 
 from edgecl import messages, orders
 from edgecl.board import Board
-from edgecl.handlers import basic, deploying, files, pulling
+from edgecl.handlers import basic, deploying, facts, files, pulling
 
 Handler = tuple[type[msgspec.Struct], Callable[[Board, Any], msgspec.Struct]]
 """The struct that the request is, and a function of the board and it, which may raise any EdgeclError."""
@@ -22,6 +22,7 @@ HANDLERS: Final[Mapping[messages.Code, Handler]] = {
     messages.HASH: (messages.HashRequest, files.hashed),
     messages.HASHES: (messages.Nothing, files.hashes),
     messages.HELLO: (messages.HelloRequest, basic.hello),
+    messages.FACTS: (messages.Nothing, facts.facts),
     messages.WANTED: (messages.WantedRequest, files.wanted),
     orders.BEGIN: (orders.BeginRequest, deploying.begin),
     orders.DEPLOYMENT: (orders.NumberRequest, deploying.follow),

@@ -1,14 +1,17 @@
 """Options that commands of the host share."""
 
 import getpass
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_UNITS_S: Final = {"": 1.0, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 
 
 def fleet_option(command: F) -> F:
@@ -23,6 +26,19 @@ def fleet_option(command: F) -> F:
 def json_option(command: F) -> F:
     """`--json`"""
     return click.option("--json", "as_json", is_flag=True, help="Print lines of JSON.")(command)
+
+
+def devices_argument(command: F) -> F:
+    """`DEVICE...`"""
+    return click.argument("devices", nargs=-1, required=True, metavar="DEVICE...")(command)
+
+
+def duration_s(text: str) -> float:
+    """`90`, `90 s`, `2 min` or `1 h` in seconds. Raises BadParameter."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *([a-z]*)", text.strip())
+    if not found or found[2] not in _UNITS_S:
+        raise click.BadParameter(f'"{text}" is no time; write it like "90 s" or "2 min"')
+    return float(found[1]) * _UNITS_S[found[2]]
 
 
 def me() -> str:

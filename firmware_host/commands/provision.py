@@ -54,18 +54,20 @@ def provision(
     should be; so it also brings a board up to date, and finishes what was cut off.
     """
     password = click.prompt(f"Password of sudo on {device}", hide_input=True, err=True) if ask_password else None
-    board = remote(device, sudo_password=password)
-    found = survey.ask(board, store=store or ("" if user_only else "/var/lib"), python=python)
-    _check_root(board, found, user_only=user_only)
-    kind = devices.find(profile) if profile else found.profile
-    if memory is not None:
-        kind = msgspec.structs.replace(kind, budget_bytes=memory)
     own = wheel or wheels.own(wheelhouse)
-    version, path = _python(found, own, device)
-    with tempfile.TemporaryDirectory(prefix="edgecl-wheels-") as folder:
+    with (
+        remote(device, sudo_password=password).connected() as board,
+        tempfile.TemporaryDirectory(prefix="edgecl-wheels-") as folder,
+    ):
+        found = survey.ask(board, store=store or ("" if user_only else "/var/lib"), python=python)
+        _check_root(board, found, user_only=user_only)
+        kind = devices.find(profile) if profile else found.profile
+        if memory is not None:
+            kind = msgspec.structs.replace(kind, budget_bytes=memory)
+        keys = _trust(trust) if trust else ()
+        version, path = _python(found, own, device)
         target = Target(version, found.arch, found.libc)
         brought = wheels.collect(target, Path(folder), wheel=own, wheelhouse=wheelhouse, extra=extra)
-        keys = _trust(trust) if trust else ()
         wish = Wish(kind, brought, path, keys, development, user_only)
         prefix, where = steps.place(found, user_only=user_only, store=store)
         planned = steps.plan(found, wish, prefix, where)
@@ -81,7 +83,7 @@ def _check_root(board: Remote, found: Survey, *, user_only: bool) -> None:
     if user_only or found.sudo in ("root", "free") or (found.sudo == "password" and board.sudo_password is not None):
         return
     cure = "give --ask-password, or --user-only" if found.sudo == "password" else "give --user-only, or log in as root"
-    raise EdgeclError(f"{board.host}: {found.user} may not become root there without a password; {cure}")
+    raise EdgeclError(f"{board.to.text}: {found.user} may not become root there without a password; {cure}")
 
 
 def _python(found: Survey, own: Path | None, device: str) -> tuple[tuple[int, int], str]:

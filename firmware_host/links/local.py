@@ -22,7 +22,9 @@ class _Agent(Process):
         self._address = to.text
 
     def failure(self, found: str) -> LinkError:
-        code, said = self.outcome() if found == "ended" else (None, "")
+        if found == "silent":
+            self.give_up()
+        code, said = self.outcome()
         told = [line for line in said.splitlines() if line.strip()]
         what = f"the agent ended with code {code}" if code is not None else f"the agent {found}"
         return LinkError(f"{self._address}: {what}{': ' + told[-1].strip() if told else ''}; try again")

@@ -24,6 +24,7 @@ class Process:
 
     def __init__(self, command: Sequence[str], *, stall_s: float) -> None:
         """Start it. Raises OSError."""
+        self._silent = False
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed with the process
         try:
             self._process = subprocess.Popen(
@@ -50,14 +51,18 @@ class Process:
         for pipe in (process.stdin, process.stdout):
             with contextlib.suppress(OSError):
                 pipe.close()
-        if self._ended(_ENDING_S) is None:
+        if self._ended(0.0 if self._silent else _ENDING_S) is None:
             process.kill()
             process.wait()
         self._errors.close()
 
+    def give_up(self) -> None:
+        """It does not answer, so it will not be waited for either."""
+        self._silent = True
+
     def outcome(self) -> tuple[int | None, str]:
         """How it ended (None: it has not), and what it wrote on stderr last."""
-        code = self._ended(_ENDING_S)
+        code = self._ended(0.0 if self._silent else _ENDING_S)
         self._errors.seek(max(0, self._errors.seek(0, 2) - _STDERR_BYTES))
         return code, self._errors.read().decode("utf-8", "replace")
 

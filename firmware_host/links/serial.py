@@ -3,6 +3,7 @@
 import contextlib
 import os
 import termios
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Final
 
 from edgecl.channel import Pace, line_pace
 from edgecl.errors import LinkError
+from edgecl.line import SETTLE_S
 from edgecl.streams import FdStream
 from firmware_host.links.address import SerialAddress
 from firmware_host.links.link import USUAL, Options
@@ -60,6 +62,9 @@ class SerialPort:
         self.pace = line_pace(baud)
 
     def close(self) -> None:
+        with contextlib.suppress(OSError, termios.error):
+            self._port.flush()
+            time.sleep(SETTLE_S)
         self._stream.close()
         with contextlib.suppress(OSError, termios.error):
             self._port.close()

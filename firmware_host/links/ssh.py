@@ -29,7 +29,7 @@ _OPTIONS: Final = (
     "LogLevel=INFO",  # why it failed is read from what it says
 )
 
-INSTALLED: Final = ("/opt/edgecl/bin/edgecl", '"$HOME"/.local/share/edgecl/venv/bin/edgecl', "edgecl")
+INSTALLED: Final = ("/opt/edgecl/bin/edgecl", '"$HOME"/.local/share/edgecl/bin/edgecl', "edgecl")
 """Where `edgecl provision` puts it, as a shell's words, and wherever else the shell finds it."""
 
 
@@ -68,6 +68,7 @@ class _Session(Process):
 
     def failure(self, found: str) -> LinkError:
         if found == "silent":
+            self.give_up()
             return LinkError(
                 f"{self._to.text}: the connection is open, but nothing came for {self._options.stall_s:g} s; look "
                 "after board and network, and run the same command again"

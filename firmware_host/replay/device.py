@@ -8,6 +8,7 @@ import contextlib
 import itertools
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -218,17 +219,27 @@ class Replay:
         """Raises MissingError: what the run begins with is not to be had."""
         if not run.checkpoint:
             return None
-        layouts = bundle.manifest.layouts.values()
-        place = self._kept.get((run.bundle, run.checkpoint))
-        if not place and before and before.bundle != run.bundle:
-            place = self._inherited(run, before, bundle)
-        if place:
-            return Checkpoints(place).newest(*layouts)
+        found: list[Resumed] = []
+        for resumed in self._candidates(run, before, bundle):
+            if list(run.domains) == kept(resumed.learned):
+                return resumed
+            found.append(resumed)
+        if not found:
+            raise MissingError(f"it begins with checkpoint {run.checkpoint}, which no run here has written")
+        return found[0]  # whose difference is told
+
+    def _candidates(self, run: Run, before: Run | None, bundle: Bundle) -> Iterator[Resumed]:
+        """What the run may have begun with, likeliest first: numbers begin anew where a bundle takes over."""
+        if place := self._kept.get((run.bundle, run.checkpoint)):
+            yield self._load(place, 1, bundle)
+        if before and before.bundle != run.bundle and (place := self._inherited(run, before, bundle)):
+            yield self._load(place, 1, bundle)
         for folder in self._homes(bundle):
-            path = folder / f"{run.checkpoint:08d}.json"
-            if path.is_file():
-                return Checkpoints(folder).load(path, *layouts)
-        raise MissingError(f"it begins with checkpoint {run.checkpoint}, which no run here has written")
+            if (folder / f"{run.checkpoint:08d}.json").is_file():
+                yield self._load(folder, run.checkpoint, bundle)
+
+    def _load(self, folder: Path, number: int, bundle: Bundle) -> Resumed:
+        return Checkpoints(folder).load(folder / f"{number:08d}.json", *bundle.manifest.layouts.values())
 
     def _homes(self, bundle: Bundle) -> list[Path]:
         """Where a state directory keeps what this bundle has learned."""

@@ -188,6 +188,7 @@ def tried(cell: Cell, template: Path, store: Path, first: Resumed) -> Cell:
         done = deployments.read(store).deployments[-1]
         found = forks.learned(store, held.current).learned
         if done.over:
+            stores.until(lambda: stores.status(store), lambda now: now is not None and now.bundle == held.current)
             service.feed(stores.noise(AFTER, 9))
             stores.until(lambda: stores.status(store), lambda now: now is not None and now.samples >= AFTER)
             status = stores.status(store)

@@ -27,8 +27,9 @@ def expected(cell: Cell) -> Cell:
     outcome = "rolled back" if cell.state == "ROLLBACK" else "committed"
     if cell.state == "ROLLBACK":
         reason = f"PROBATION was begun {ATTEMPTS} times and never came to its end"
-    elif cell.again and cell.state != "CLEAN":
+    elif cell.again:
         reason = f"{cell.state} was begun {ATTEMPTS} times and never came to its end"
+    if cell.again and cell.state not in ("ROLLBACK", "CLEAN"):
         before = PATH[: PATH.index(cell.state) + 1]
         path = (*before, *(("CLEAN", "END") if cell.state in BEFORE_SWITCH else ("ROLLBACK", "CLEAN", "END")))
         outcome = "refused" if cell.state in BEFORE_SWITCH else "rolled back"

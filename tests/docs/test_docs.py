@@ -16,17 +16,19 @@ import numpy as np
 import pytest
 
 import edgecl
-from edgecl import deployer
+from edgecl import deployer, deployments
 from edgecl.cli import COMMANDS
 from edgecl.cli import edgecl as command_line
 from edgecl.control import served
 from edgecl.devices import Profile
 from edgecl.requests import LEARNED, REQUESTS, SERVICE, Reopen
 from edgecl.service import Service
+from edgecl.service_file import ServiceFile
 from edgecl.settings import Settings
 from export import project as projects
 from export.build import build
 from export.project import Tables
+from firmware_host import fleet
 from tests.edgecl import stores
 from tests.export import projects as small
 
@@ -211,6 +213,36 @@ def test_every_field_of_a_project_is_told_with_its_default() -> None:
 def test_every_field_of_a_device_is_told() -> None:
     told = table((ROOT / "docs" / "formats" / "device.md").read_text("utf-8"))
     assert list(told) == [field.name for field in msgspec.structs.fields(Profile)]
+
+
+def test_every_field_of_a_service_is_told_with_its_default() -> None:
+    told = table((ROOT / "docs" / "commands" / "serve.md").read_text("utf-8"))
+    assert list(told) == [field.name for field in msgspec.structs.fields(ServiceFile)]
+    for field in msgspec.structs.fields(ServiceFile):
+        if not field.required and field.default is not msgspec.NODEFAULT and field.default is not None:
+            assert told[field.name] == f"`{msgspec.json.encode(field.default).decode()}`", field.name
+
+
+def test_every_field_of_a_fleet_is_told_with_its_default() -> None:
+    parts = re.split(r"^## ", (ROOT / "docs" / "formats" / "fleet.md").read_text("utf-8"), flags=re.MULTILINE)[1:]
+    kinds: list[type[msgspec.Struct]] = [fleet.Defaults, fleet.Entry, fleet.Rollout]
+    for part, struct in zip(parts, kinds, strict=True):
+        told = table(part)
+        assert list(told) == [field.name for field in msgspec.structs.fields(struct)]
+        for field in msgspec.structs.fields(struct):
+            if field.required:
+                assert told[field.name] == "required"
+            elif field.default is not msgspec.NODEFAULT and field.default is not None:
+                default = list(field.default) if isinstance(field.default, tuple) else field.default
+                assert told[field.name] == f"`{msgspec.json.encode(default).decode()}`", field.name
+
+
+def test_every_field_of_the_record_of_deployments_is_told() -> None:
+    text = (ROOT / "docs" / "formats" / "store.md").read_text("utf-8")
+    told = [name for row in re.findall(r"^\| (`[^|]*`) \|", text, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
+    structs = (deployments.Control, deployments.Deployment, deployments.Figures)
+    fields = [field.name for struct in structs for field in msgspec.structs.fields(struct)]
+    assert told == [*fields, *deployments.NAMES]
 
 
 def test_every_setting_of_the_library_is_told() -> None:

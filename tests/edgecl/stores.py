@@ -83,7 +83,7 @@ def serving(store: Path, source: str, **settings: Any) -> Iterator[subprocess.Po
     """A service that runs on a store, until the block ends."""
     lines = [
         f'source = "{source}"',
-        *(f"{name} = {msgspec.json.encode(value).decode()}" for name, value in settings.items()),
+        *(f"{name} = {_toml(value)}" for name, value in settings.items()),
     ]
     (store / "service.toml").write_text("\n".join(lines) + "\n")
     with (store / "service.err").open("ab") as errors:
@@ -97,6 +97,12 @@ def serving(store: Path, source: str, **settings: Any) -> Iterator[subprocess.Po
     finally:
         child.terminate()
         child.wait(60)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{name} = {_toml(one)}' for name, one in value.items())} }}"
+    return msgspec.json.encode(value).decode()
 
 
 def status(store: Path) -> Status | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from edgecl import deployer, journal, service_file
+from edgecl import control, deployer, journal, service_file
 from edgecl.errors import ProjectError, RequestError
 from edgecl.requests import AddClass, HandOver, ListDomains, Pause, Reopen, Resume, Snapshot, TellStatus
 from edgecl.service import PAUSED, Service
@@ -106,7 +106,8 @@ def test_answers_go_on_behind_those_of_the_bundle_before(
     service = make(f"folder:{tmp_path / 'frames'}")
     answer(service, 14)
     stores.begun(store, make_bundle(tmp_path / "two.ecl", version=2), learned="discard")
-    deployer.carry_on(store)
+    with control.answering(service.perform, store):
+        deployer.carry_on(store)
     answer(service, 16)
     assert service.perform(TellStatus()).version == 2  # type: ignore[union-attr]
     service.close("end")

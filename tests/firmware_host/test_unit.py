@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgecl.devices import find, profiles
+from edgecl.devices import Profile, find, profiles
 from firmware_host import unit
 from firmware_host.unit import Place
 
@@ -45,9 +45,8 @@ def test_systemd_understands_every_line(tmp_path: Path, make: Callable[..., str]
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("profile", profiles(), ids=lambda profile: profile.name)
-def test_the_memory_is_the_profiles(profile: object) -> None:
-    board = find(getattr(profile, "name", ""))
+@pytest.mark.parametrize("board", profiles(), ids=lambda board: board.name)
+def test_the_memory_is_the_profiles(board: Profile) -> None:
     for text in (unit.service(WHERE, board), unit.user_service(WHERE, board)):
         told = dict(re.findall(r"^(Memory\w+|LimitDATA)=(\d+)$", text, re.MULTILINE))
         assert 2 * board.budget_bytes < int(told["MemoryHigh"]) < int(told["MemoryMax"]) < board.memory_bytes

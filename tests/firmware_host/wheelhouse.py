@@ -13,8 +13,8 @@ from edgecl import __version__, _runtime
 
 TAG = f"cp{sys.version_info.major}{sys.version_info.minor}"
 PLATFORM = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-NEEDS = ("click", "msgspec")
-"""What the command itself needs; numpy and the rest would only make the test slow."""
+NEEDS = ("cbor2", "click", "cobs", "msgspec")
+"""What the agent needs; numpy and the rest would only make the test slow."""
 
 
 def make(folder: Path, comment: bytes = b"") -> Path:
@@ -78,8 +78,8 @@ def _write(path: Path, content: dict[str, bytes], info: str) -> Path:
     rows = []
     with zipfile.ZipFile(path, "w") as file:
         for name, data in content.items():
-            file.writestr(name, data)
+            file.writestr(zipfile.ZipInfo(name), data)  # without a time: the same content is the same file
             digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
             rows.append(f"{name},sha256={digest},{len(data)}\n")
-        file.writestr(f"{info}/RECORD", "".join(rows) + f"{info}/RECORD,,\n")
+        file.writestr(zipfile.ZipInfo(f"{info}/RECORD"), "".join(rows) + f"{info}/RECORD,,\n")
     return path

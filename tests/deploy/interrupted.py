@@ -1,0 +1,269 @@
+"""Run by test_interruptions.py: deployments over a local link, each interrupted at a random time.
+
+    interrupted.py COUNT SEED BOARDS DIRECTORY BUNDLE BUNDLE...
+
+Every board has a service that learns all the time and is started again whenever it ends, as a service manager would. A
+host deploys one bundle after another. At a time drawn from 0 to 1.1 times what a deployment takes undisturbed, the
+agent, the deployer or the service is killed, without warning in 85 of 100 cases, else by SIGTERM. Right then, before
+anything is started again, the store must be in order; then the host deploys again, and the deployment must come to
+its end. What had been written as learned must never be lost. Prints a line of JSON for each deployment.
+"""
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from edgecl import deployer, deployments, orders
+from edgecl.bundle import open_bundle
+from edgecl.deployments import Deployment
+from edgecl.errors import EdgeclError, LinkError
+from edgecl.manifest import MANIFEST
+from edgecl.requests import Status
+from edgecl.store import Store
+from firmware_host.client import Client, Source
+from firmware_host.links.address import LocalAddress
+from firmware_host.links.local import Local
+from tests.deploy import forks
+from tests.edgecl import stores
+
+Victim = Literal["agent", "deployer", "service"]
+VICTIMS: Final[tuple[Victim, ...]] = ("agent", "deployer", "service")
+FORCED: Final = 0.85
+LATE: Final = 1.1
+"""Of the time that a deployment takes: some interruptions come behind it."""
+
+BURST: Final = 4
+BURST_S: Final = 0.1
+"""The service gets so many samples so often: an update each time."""
+
+PROBATION_S: Final = 0.2
+LOOK_S: Final = 0.1
+PATIENCE_S: Final = 180.0
+"""No deployment takes so long, however often it is interrupted; one that does has no end."""
+
+
+class Tally(msgspec.Struct, frozen=True):
+    """One deployment."""
+
+    victim: str
+    """Empty where none of them ran any more."""
+    signal: str
+    at_s: float
+    state: str
+    """In which the deployment was then; empty before it was known on the board."""
+    outcome: str
+    reason: str
+    took_s: float
+    steps: int
+    """Updates that had been learned in the end, over the board's whole life."""
+    wrong: tuple[str, ...]
+
+
+class Board:
+    """A store, its service, and the host that deploys to it."""
+
+    def __init__(self, store: Path, first: Path) -> None:
+        self.store, self.held = store, Store(store)
+        stores.made(store)
+        stores.begun(store, first, state="STAGE", back=True)
+        assert forks.ended(forks.forked(lambda: deployer.carry_on(store))) == 0
+        (store / "service.toml").write_text('source = "stdin"\nkeep = "32 kB"\ncheckpoint_every = 2\n')
+        self._ending = threading.Event()
+        self._service: subprocess.Popen[bytes] | None = None
+        self._keeper = threading.Thread(target=self._keep, daemon=True)
+        self._keeper.start()
+
+    def close(self) -> None:
+        """End the service."""
+        self._ending.set()
+        self._keeper.join()
+
+    def _keep(self) -> None:
+        """Run the service, feed it, and start it again when it has ended."""
+        number = 0
+        while not self._ending.is_set():
+            with (self.store / "service.err").open("ab") as errors:
+                self._service = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "edgecl", "serve", "--store", str(self.store)],
+                    stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors,
+                )  # fmt: skip
+            assert self._service.stdin
+            with contextlib.suppress(BrokenPipeError), self._service.stdin as stream:
+                while not self._ending.is_set() and self._service.poll() is None:
+                    stream.write(stores.noise(BURST, number).tobytes())
+                    stream.flush()
+                    number += 1
+                    self._ending.wait(BURST_S)
+            if self._ending.is_set():
+                self._service.terminate()
+            self._service.wait()
+
+    def processes(self, victim: Victim) -> list[int]:
+        """Ids of its processes."""
+        found = []
+        for place in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                given = (place / "cmdline").read_bytes().split(b"\0")
+                said = {"agent": b"agent", "deployer": b"edgecl.deployer", "service": b"serve"}[victim]
+                if os.fsencode(self.store) in given and said in given:
+                    found.append(int(place.name))
+        return found
+
+    def learned(self, identity: str) -> int:
+        """Updates in the newest checkpoint of a bundle; 0 where it has none."""
+        if not identity or not list(self.held.learned("looped", identity).glob("[0-9]*.json")):
+            return 0
+        return forks.learned(self.store, identity).learned.states[0].step
+
+    def unsound(self, known: set[str]) -> Iterator[str]:
+        """What is not in order."""
+        try:
+            current = self.held.current
+            if current not in known:
+                yield f"{current[:12]!r} is current"
+            self.held.open(current).close()
+            self.learned(current)
+            deployments.read(self.store)
+            for identity in self.held.staged():
+                self.held.open(identity).close()
+        except (EdgeclError, AssertionError, OSError) as error:
+            yield f"{type(error).__name__}: {error}"
+
+
+class Host:
+    """Deploys to one board, until it is told the end."""
+
+    def __init__(self, board: Board, path: Path) -> None:
+        self._board, self._address = board, LocalAddress(f"local:{board.store}", board.store)
+        with open_bundle(path) as bundle:
+            self.bundle = bundle.id
+            self._manifest = (bundle.directory / MANIFEST).read_bytes()
+            self._files = [
+                Source(file.sha256, (bundle.directory / file.path).read_bytes()) for file in bundle.manifest.files
+            ]
+
+    def deploy(self) -> Deployment:
+        """Again and again, where the link breaks; the deployment, with its end."""
+        end_s = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                with Client(Local(self._address)) as client:
+                    return self._deploy(client, end_s)
+            except LinkError:
+                if time.monotonic() > end_s:
+                    raise
+
+    def _deploy(self, client: Client, end_s: float) -> Deployment:
+        client.upload(self._manifest, self.bundle)
+        asked = orders.BeginRequest(bundle=self.bundle, by="test@here", probation_s=PROBATION_S, deadline_s=PATIENCE_S)
+        begun = client.request(orders.BEGIN, asked, orders.BeginAnswer)
+        request = orders.NumberRequest(number=begun.number)
+        found = client.request(orders.DEPLOYMENT, request, orders.DeploymentAnswer).deployment
+        if begun.number and found and found.state == "RECEIVE":
+            client.upload_all(self._files)
+            client.request(orders.RECEIVED, request, orders.DeploymentAnswer)
+        while True:
+            found = client.request(orders.DEPLOYMENT, request, orders.DeploymentAnswer).deployment
+            if found and found.over:
+                return found
+            if time.monotonic() > end_s:
+                raise AssertionError(f"no end: {found}")
+            time.sleep(LOOK_S)
+
+
+def interrupted(board: Board, path: Path, chance: random.Random, whole_s: float) -> Tally:
+    """Deploy a bundle, be interrupted, and go on."""
+    host, before = Host(board, path), board.held.current
+    numbers = {one.number for one in deployments.read(board.store).deployments}
+    found: list[Deployment] = []
+    begun_s = time.monotonic()
+    thread = threading.Thread(target=lambda: found.append(host.deploy()), daemon=True)
+    thread.start()
+    at_s = chance.uniform(0, LATE * whole_s)
+    time.sleep(max(0.0, at_s - (time.monotonic() - begun_s)))
+    victims = [(victim, there) for victim in VICTIMS if (there := board.processes(victim))]
+    floor = board.learned(before)
+    victim, there = chance.choice(victims) if victims else ("", [])
+    number = signal.SIGKILL if chance.random() < FORCED else signal.SIGTERM
+    for process in there:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
+    now = [one for one in deployments.read(board.store).deployments if one.number not in numbers]
+    wrong = list(board.unsound({before, host.bundle}))
+    floor = max(floor, board.learned(before))
+    thread.join(PATIENCE_S)
+    done = found[0] if found else None
+    current = board.held.current
+    if done is None:
+        wrong.append("no end")
+    elif done.outcome == "committed" and current != host.bundle:
+        wrong.append(f"committed, and {current[:12]} is current")
+    elif done.outcome != "committed" and current != before:
+        wrong.append(f"{done.outcome}, and {current[:12]} is current")
+    wrong += board.unsound({before, host.bundle})
+    steps = board.learned(current)
+    if steps < floor:
+        wrong.append(f"{steps} updates are learned, {floor} were")
+    answers = stores.until(partial(asked, board.store), lambda now: bool(now and now.bundle and now.samples))
+    if answers and answers.bundle != board.held.current:
+        wrong.append(f"{answers.bundle[:12]} answers")
+    return Tally(
+        victim=victim,
+        signal=number.name if victim else "",
+        at_s=round(at_s, 3),
+        state=now[-1].state if now else "",
+        outcome=done.outcome if done else "",
+        reason=done.reason if done else "",
+        took_s=round(time.monotonic() - begun_s, 2),
+        steps=steps,
+        wrong=tuple(wrong),
+    )
+
+
+def asked(store: Path) -> Status | None:
+    """How the service is; None while there is none."""
+    with contextlib.suppress(EdgeclError):
+        return stores.status(store)
+    return None
+
+
+def life(which: int, count: int, seed: int, directory: Path, bundles: list[Path]) -> None:
+    """Of one board: a bundle after another, each of which is not the current one."""
+    chance = random.Random(seed * 1000 + which)
+    board = Board(directory / f"board{which}", bundles[0])
+    try:
+        stores.until(partial(asked, board.store), lambda now: bool(now and now.samples))
+        begun_s = time.monotonic()
+        assert Host(board, bundles[1]).deploy().outcome == "committed"
+        whole_s = time.monotonic() - begun_s
+        for _ in range(count):
+            current = board.held.current
+            path = next(path for path in bundles if forks.identity(path) != current)
+            tally = interrupted(board, path, chance, whole_s)
+            os.write(1, msgspec.json.encode(tally) + b"\n")
+    finally:
+        board.close()
+
+
+def main(count: int, seed: int, boards: int, directory: Path, bundles: list[Path]) -> None:
+    shares = [count // boards + (which < count % boards) for which in range(boards)]
+    children = [
+        forks.forked(partial(life, which, share, seed, directory, bundles)) for which, share in enumerate(shares)
+    ]
+    assert [forks.ended(child) for child in children] == [0] * boards
+
+
+if __name__ == "__main__":
+    count, seed, boards = (int(one) for one in sys.argv[1:4])
+    main(count, seed, boards, Path(sys.argv[4]), [Path(one) for one in sys.argv[5:]])

@@ -15,19 +15,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgecl import journal, recovery, segment, state
+from edgecl import deployer, journal, recovery, segment, state
 from edgecl.bundle import open_bundle, read_state
 from edgecl.cli import main
 from edgecl.journal import Prediction, Record, Run, Sample, Setting, Update
 from edgecl.labels import Given
 from edgecl.loop import Loop
 from edgecl.manifest import Guard
+from edgecl.requests import Label as GiveLabels
+from edgecl.service import Service
 from edgecl.settings import Settings
 from firmware_host import cache
 from firmware_host.replay.bundles import Bundles
 from firmware_host.replay.device import Replay, Verdict
 from firmware_host.replay.recording import recordings
 from tests.conftest import MakeBundle
+from tests.edgecl import stores
 from tests.edgecl.test_domains import Pixels, bright, dark, noise, only
 
 LIVED = Path(__file__).parent / "lived_runs.py"
@@ -345,3 +348,33 @@ def test_what_is_no_journal_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
         assert "give a state directory" in capsys.readouterr().err
     (tmp_path / "text.mcap").write_text("no journal")
     assert main(["replay", str(tmp_path / "text.mcap")]) == 1
+
+
+@pytest.mark.parametrize("policy", ["carry", "rebase", "discard"])
+def test_what_a_bundle_takes_over_from_another_is_taken_over_again(
+    looped: Path, make_bundle: MakeBundle, tmp_path: Path, policy: Any
+) -> None:
+    store = stores.made(tmp_path / "store")
+    np.savez(tmp_path / "images.npz", x=noise(200, 1))
+    (store / "service.toml").write_text(f'source = "npz:{tmp_path}/images.npz"\ncheckpoint_every = 4\n')
+    for number, bundle in enumerate((looped, make_bundle(tmp_path / "next.ecl", version=2), looped)):
+        stores.begun(store, bundle, learned=policy, back=number == 2)
+        deployer.carry_on(store)
+        for part in range(2):
+            answered: list[int] = []
+
+            def note(record: Record, answered: list[int] = answered) -> None:
+                if isinstance(record, Prediction):
+                    answered.append(record.seq)
+
+            service = Service(store, say=lambda line: None, on_record=note)
+            for item in service.items():
+                if item:
+                    service.take(item)
+                if len(answered) == 25:
+                    break
+            if part == 0:
+                service.perform(GiveLabels(tuple(Given(seq, "cat") for seq in answered[:20])))
+            service.close("restart")
+    found = verified(store)
+    assert (found.outcome, found.gaps, found.runs, found.answers) == ("bit-equal", [], 6, 150)

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
-from edgecl import inherit
+from edgecl import disk, inherit
 from edgecl.bank import SOURCE
 from edgecl.bundle import Bundle
-from edgecl.checkpoints import Checkpoints, Place, Resumed
+from edgecl.checkpoints import Checkpoints, Learned, Place, Resumed
 from edgecl.core import Core
 from edgecl.errors import EdgeclError
 from edgecl.journal import Checkpoint, Domain, Guard, Label, Run, Update
@@ -32,8 +32,11 @@ from firmware_host.replay.rerun import MissingError, ReachedError, Rerun, settin
 
 Outcome = Literal["bit-equal", "within tolerance", "diverged", "not replayable"]
 
-LAST: Final = "learned"
-"""Of the settings of a run: what became of what the bundle before had learned."""
+TAKEN: Final = "learned"
+"""Of the settings of a run: what becomes of what the bundle before had learned."""
+
+LAST: Final = -1
+"""Instead of the number of a checkpoint: what a bundle had learned when its last run ended."""
 
 
 @dataclass
@@ -149,6 +152,8 @@ class Replay:
             while item:
                 run, found = item
                 verdict.run += 1
+                if before and before.bundle == run.bundle:
+                    self._kept.pop((run.bundle, LAST), None)  # of a run before, and this one learns more
                 lanes, comparison = Lanes(found), Comparison(tolerant=run.processor != processor())
                 try:
                     with contextlib.closing(self._begin(run, before, lanes, tape, comparison, wanted)) as again:
@@ -159,10 +164,11 @@ class Replay:
                             verdict.answers += again.answers
                             verdict.updates += again.updates
                             verdict.unchecked += again.unchecked
+                        item = next(following, None)
                         if lanes.hole:
                             verdict.gaps.append(f"run {verdict.run}: {lanes.hole.reason}")
-                        item = next(following, None)
-                        self._keep_last(again, run, item[0] if item else None)
+                        else:
+                            self._keep_last(again, run, item[0] if item else None)
                 except DivergenceError as error:
                     verdict.outcome, verdict.difference = "diverged", error.difference
                     break
@@ -221,7 +227,7 @@ class Replay:
             return None
         found: list[Resumed] = []
         for resumed in self._candidates(run, before, bundle):
-            if list(run.domains) == kept(resumed.learned):
+            if _begins(run, resumed.learned):
                 return resumed
             found.append(resumed)
         if not found:
@@ -251,13 +257,13 @@ class Replay:
     def _inherited(self, run: Run, before: Run, bundle: Bundle) -> Path | None:
         """What a bundle took over from the one before: made again as the board made it."""
         told = {setting.name: setting.value for setting in run.settings}
-        last = self._kept.get((before.bundle, -1))
+        last = self._kept.get((before.bundle, LAST))
         if not last:
             return None
         if "deployment" not in told:
             return last  # of the same lineage, in a state directory of one bundle after the other
         old, into, unused = self._bundle(before), self._folder(), self._folder()
-        policy = told.get(LAST, "carry") if old.manifest.lineage == bundle.manifest.lineage else "discard"
+        policy = told.get(TAKEN, "carry") if old.manifest.lineage == bundle.manifest.lineage else "discard"
         if policy not in ("carry", "rebase", "discard"):
             return None
         inherit.inherit(old, last, bundle, into, policy, unused)  # type: ignore[arg-type]
@@ -267,18 +273,19 @@ class Replay:
         """Keep what the next run begins with, where the record of that checkpoint was lost in a crash."""
         if not following:
             return
-        self._keep((run.bundle, -1), again.core, again.core.domains.here)
+        self._keep((run.bundle, LAST), again.core, again.core.domains.here)
         wanted = (following.bundle, following.checkpoint)
         if following.bundle != run.bundle or not following.checkpoint or wanted in self._kept:
             return
-        while list(following.domains) != kept(again.core.learned(Place())) and again.settle_one():
+        while not _begins(following, again.core.learned(Place())) and again.settle_one():
             pass
-        if list(following.domains) == kept(again.core.learned(Place())):
+        if _begins(following, again.core.learned(Place())):
             self._keep(wanted, again.core, following.domain)
 
     def _keep(self, which: tuple[str, int], core: Core, active: int) -> None:
-        learned = core.learned(Place())
-        folder = self._folder()
+        learned, folder = core.learned(Place()), self._folder()
+        if old := self._kept.get(which):
+            disk.remove(old)
         Checkpoints(folder).write(replace(learned, active=active), core.parts())
         self._kept[which] = folder
 
@@ -290,3 +297,10 @@ class Replay:
     def _say(self, line: str) -> None:
         if line not in self._verdict.notes:
             self._verdict.notes.append(line)
+
+
+def _begins(run: Run, learned: Learned) -> bool:
+    """Whether a run began with this, by all that its journal tells."""
+    if run.processor == processor():
+        return list(run.domains) == kept(learned)
+    return [(k.domain, k.name, k.step) for k in run.domains] == [(k.domain, k.name, k.step) for k in kept(learned)]

@@ -107,7 +107,11 @@ class Rerun:
         self._state: State | None = None
         self._classes = len(self.core.manifest.classes)
         self.core.seq = run.seen
-        self._check_start(run)
+        try:
+            self._check_start(run)
+        except DivergenceError:
+            self.core.close()
+            raise
 
     def to_end(self) -> None:
         """Follow the run as far as its journal goes. Raises EdgeclError and the errors of this module."""
@@ -122,11 +126,12 @@ class Rerun:
 
     def settle_one(self) -> bool:
         """Do what waits first in the queue though its record was lost in a crash; whether there was something."""
-        if not self._queue or isinstance(self._queue[0], Batch):
+        job = self._queue[0] if self._queue else None
+        if job is None or isinstance(job, Batch):
             return False
-        job = self._queue.popleft()
+        self._queue.popleft()
         with contextlib.suppress(_CutError):
-            job()  # type: ignore[operator]
+            job()
         return True
 
     def close(self) -> None:

@@ -59,7 +59,6 @@ class Verdict:
     """That diverged, from 1."""
     difference: Difference | None = None
     seconds: float = 0.0
-    """In the core alone, and what it took to read the journal."""
 
 
 @dataclass(frozen=True)
@@ -70,21 +69,18 @@ class Wanted:
     """Bundle and number of those that runs begin with."""
     labelled: frozenset[int]
     """Samples that were given labels."""
-    runs: int
 
 
 def look(recording: Recording) -> Wanted:
     """Raises JournalError."""
     checkpoints: set[tuple[str, int]] = set()
     labelled: set[int] = set()
-    runs = 0
     for record in records(recording.segments):
         if isinstance(record, Run):
             checkpoints.add((record.bundle, record.checkpoint))
-            runs += 1
         elif isinstance(record, Label):
             labelled.add(record.seq)
-    return Wanted(frozenset(checkpoints), frozenset(labelled), runs)
+    return Wanted(frozenset(checkpoints), frozenset(labelled))
 
 
 def state_at(recording: Recording, step: int, domain: int) -> str:

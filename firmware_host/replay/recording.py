@@ -111,6 +111,7 @@ class Tape:
         self._found = self._read(segments)
         self._wanted = wanted
         self._held: dict[int, Sample] = {}
+        self._learned: set[int] = set()
         self.first: int | None = None
         """Number of the oldest sample that is here."""
         self._ahead = next(self._found, None)
@@ -123,12 +124,13 @@ class Tape:
             passed, self._ahead = self._ahead, next(self._found, None)
             if passed.seq == seq or passed.seq in self._wanted or passed.learned:
                 self._held[passed.seq] = passed
+            if passed.learned:
+                self._learned.add(passed.seq)
         return self._held.get(seq) if seq in self._wanted else self._held.pop(seq, None)
 
-    @property
-    def over(self) -> bool:
-        """Whether there is no later sample."""
-        return self._ahead is None
+    def unanswered(self, start: int, end: int) -> bool:
+        """Whether these samples, which were passed, were learned from with their labels instead of answered."""
+        return all(seq in self._learned for seq in range(start, end))
 
     def _read(self, segments: Sequence[Path]) -> Iterator[Sample]:
         for path in segments:

@@ -163,6 +163,8 @@ class Rerun:
         if sample is None:
             self._without_sample(told)
             return
+        if not self._tape.unanswered(self.core.seq, told.seq):
+            raise MissingError(f"the answers to samples {self.core.seq} to {told.seq - 1} are not in the journal")
         x = self.core.preprocess.check(samples.array(sample))
         self.core.seq, self._past.wanted = told.seq, told.changes
         y = sample.y if sample.HasField("y") else None

@@ -55,7 +55,7 @@ def rewrite(directory: Path, change: Callable[[Record], Record | None]) -> None:
         for message in found:
             record = change(journal.TOPICS[message.channel.topic].FromString(message.data))
             if record:
-                writer.add(*message[:3], record.SerializeToString())
+                writer.add(message[0], message[1], record.stamp.sequence, record.SerializeToString())
         writer.seal()
 
 
@@ -195,6 +195,24 @@ def test_a_record_that_is_missing_is_a_gap(looped: Path, tmp_path: Path, capsys:
     assert main(["replay", str(tmp_path)]) == 3
     out = capsys.readouterr().out
     assert "bit-equal" in out and "are missing before" in out
+
+
+def test_answers_that_were_not_journalled_are_a_gap(looped: Path, tmp_path: Path) -> None:
+    """As where a quota of the journal left them out: the records count on without them."""
+    run(looped, tmp_path, SYNC, noise(40, 1))
+    count = 0
+
+    def without(record: Record) -> Record | None:
+        nonlocal count
+        if isinstance(record, Prediction) and 20 <= record.seq < 24:
+            return None
+        record.stamp.sequence, count = count, count + 1
+        return record
+
+    rewrite(tmp_path / "journal", without)
+    found = verified(tmp_path)
+    assert (found.outcome, found.answers) == ("bit-equal", 20)
+    assert found.gaps == ["run 1: the answers to samples 20 to 23 are not in the journal"]
 
 
 def test_samples_that_the_quota_dropped_are_told(looped: Path, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ import click
 import numpy as np
 import torch
 
+from edgecl import devices
+from edgecl.commands.options import duration_ms
 from edgecl.errors import ProjectError
 from edgecl.sources import Damaged, Sample, open_source
 from export import project as projects
@@ -40,6 +42,8 @@ KEPT: Final = 512
 )
 @click.option("--memory", metavar="SIZE", help='The most that the workspace of "adapt" may take, such as "8 MB".')
 @click.option("--state-bytes", metavar="SIZE", help='The most that state and momentum may take, such as "32 KB".')
+@click.option("--latency", type=duration_ms, metavar="TIME", help='The most that an answer may take, such as "5 ms".')
+@click.option("--device", metavar="NAME", help="Whose speed that is estimated for; else the project's.")
 @click.option("--top", default=10, show_default=True, type=click.IntRange(1), help="Candidates to show.")
 @click.option("--train", is_flag=True, help="Train every candidate too, and tell what each score was worth.")
 @click.option("--seed", default=0, show_default=True, help="Of draws and of the order of samples.")
@@ -49,6 +53,8 @@ def search_command(
     specs: tuple[str, ...],
     memory: str | None,
     state_bytes: str | None,
+    latency: float | None,
+    device: str | None,
     top: int,
     train: bool,
     seed: int,
@@ -71,7 +77,16 @@ def search_command(
     domains = [_domain(project, spec) for spec in specs]
     batch = project.tables.learner.batch
     every = candidates(encoder)
-    sized = within(encoder, every, state_bytes=state_limit, memory_bytes=memory_limit, batch=batch, say=say)
+    sized = within(
+        encoder,
+        every,
+        state_bytes=state_limit,
+        memory_bytes=memory_limit,
+        batch=batch,
+        latency_ms=latency or 0.0,
+        profile=devices.find(device or project.tables.build.device),
+        say=say,
+    )
     found = search(encoder, sized, domains, seed=seed, train=train, say=say)
     shown = found.rows if as_json else found.rows[:top]
     if not as_json:
@@ -116,7 +131,9 @@ HEAD: Final = ("form", "taps", "numbers", "state", "workspace", "zico", "naswot"
 def _as_text(found: Found, shown: Sequence[Row], worth: Sequence[Correlation], encoder: Encoder) -> str:
     trained = bool(found.rows[0].trained)
     names = tuple(tap.name for tap in encoder.taps)
-    lines = [[*HEAD, *(["trained"] if trained else [])], *(_cells(row, names) for row in shown)]
+    timed = found.rows[0].sized.answer_ms is not None
+    head = [*HEAD, *(["answer"] if timed else []), *(["trained"] if trained else [])]
+    lines = [head, *(_cells(row, names) for row in shown)]
     text = _table(lines)
     if found.as_built:
         text += f"\n\nas trained, without an adaptor: {_percent(found.as_built)} right"
@@ -142,7 +159,8 @@ def _cells(row: Row, names: tuple[str, ...]) -> list[str]:
         f"{row.rank:.1f}",
         _percent(row.probed) if row.probed else "",
     ]
-    return [*cells, *([_percent(row.trained)] if row.trained else [])]
+    answer = [] if sized.answer_ms is None else [f"{sized.answer_ms:.1f} ms"]
+    return [*cells, *answer, *([_percent(row.trained)] if row.trained else [])]
 
 
 def _percent(shares: Sequence[float]) -> str:

@@ -50,6 +50,12 @@ def in_order(devices: Sequence[Device], do: Callable[[Device], R]) -> list[tuple
     return [found[device.name] for device in devices]
 
 
+def told(device: Device, error: EdgeclError) -> str:
+    """An error with the name of its device, among several."""
+    text = str(error)
+    return f"edgecl: {text if text.startswith(f'{device.name}: ') else f'{device.name}: {text}'}"
+
+
 def exit_code(results: Sequence[tuple[Device, object]]) -> int:
     """Of a command that did something on each device. Raises the error of a single one."""
     failed = [result for _, result in results if isinstance(result, EdgeclError)]

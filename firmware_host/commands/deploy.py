@@ -139,7 +139,7 @@ def _plan(devices: tuple[Device, ...], offer: Offer, wishes: Wishes, *, as_json:
     code = together.exit_code(results)
     for device, plan in results:
         if not isinstance(plan, Plan):
-            print(f"edgecl: {plan}", file=sys.stderr)
+            print(together.told(device, plan), file=sys.stderr)
         elif as_json:
             print(msgspec.json.encode(Planned(device=device.name, plan=plan)).decode())
         else:

@@ -55,7 +55,7 @@ def _each(
     code = together.exit_code(results)
     for device, result in results:
         if isinstance(result, EdgeclError):
-            print(f"edgecl: {device.name}: {result}", file=sys.stderr)
+            print(together.told(device, result), file=sys.stderr)
         elif as_json:
             print(msgspec.json.encode({"device": device.name} | msgspec.to_builtins(result)).decode())
         else:

@@ -61,7 +61,7 @@ def pull(
     code = together.exit_code(results)
     for device, result in results:
         if isinstance(result, EdgeclError):
-            print(f"edgecl: {device.name}: {result}", file=sys.stderr)
+            print(together.told(device, result), file=sys.stderr)
         elif as_json:
             print(msgspec.json.encode(result).decode())
         else:

@@ -59,6 +59,6 @@ def show(results: list[tuple[Device, Standing | EdgeclError]], *, as_json: bool)
         table = [columns(result) for _, result in results if isinstance(result, Standing)]
         if table:
             print(aligned([HEAD, *table]), flush=True)
-        for _, result in results:
+        for device, result in results:
             if isinstance(result, EdgeclError):
-                print(f"edgecl: {result}", file=sys.stderr, flush=True)
+                print(together.told(device, result), file=sys.stderr, flush=True)

@@ -95,7 +95,10 @@ def test_a_bundle_is_deployed_learns_is_pulled_and_followed(service: None, folde
         write(changed, files, tmp_path / "other.ecl").close()
     remote.here("deploy", tmp_path / "other.ecl", machine.HOST, expect=EXIT_REFUSED)
     assert status()["version"] == 2
-    print(remote.here("history", machine.HOST, "--json"))
+
+    history = [json.loads(line) for line in remote.here("history", machine.HOST, "--json").splitlines()]
+    assert [one["outcome"] for one in history] == ["committed", "committed", "refused"]
+    assert "aarch64" in history[-1]["reason"]
 
 
 def updates(state: Path) -> list[tuple[object, ...]]:

@@ -24,8 +24,14 @@ SPLITTING = importlib.import_module("export.passes.split_batch")
 ECOTTA = [name for name in ADAPTING if name.startswith("ecotta")]
 SELECTING = [name for name in ADAPTING if name.startswith(("ecotta", "adaptor"))]
 LEARNING_BY = ("tent", "ecotta", "adaptor film, head", "adaptor bottleneck, pcr, head")
+FORMS = ("adaptor film", "adaptor bottleneck")
+"""Of the forms of adaptors, those whose gradients are compared with autograd's too: the passes are the same."""
 LEAN = [
-    *(pytest.param(name, "adapt", marks=pytest.mark.xdist_group(name)) for name in ADAPTING),
+    *(
+        pytest.param(name, "adapt", marks=pytest.mark.xdist_group(name))
+        for name in ADAPTING
+        if not name.startswith("adaptor") or name.startswith(FORMS)
+    ),
     *(pytest.param(name, "learn", marks=pytest.mark.xdist_group(name)) for name in LEARNING_BY),
     *(pytest.param(name, "infer", marks=pytest.mark.xdist_group(name)) for name in CASES if "source" in name),
 ]

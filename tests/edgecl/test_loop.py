@@ -213,7 +213,7 @@ def test_a_loop_that_saw_nothing_writes_no_checkpoint(looped: Path, tmp_path: Pa
     for _ in range(2):
         with Loop(looped, tmp_path, WAIT) as loop:
             assert loop.resumed is None
-    assert not (tmp_path / "learned").exists()
+    assert not list((tmp_path / "learned").iterdir())
     assert len(only(End, tmp_path)) == 2
 
 
@@ -449,7 +449,8 @@ def test_a_buffer_may_be_used_again(looped: Path, tmp_path: Path, images: Pixels
 
 
 def test_what_fails_in_the_background_is_raised_by_the_next_call(looped: Path, tmp_path: Path, images: Pixels) -> None:
-    (tmp_path / "learned").write_text("where a directory belongs")
+    (tmp_path / "learned").mkdir()
+    (tmp_path / "learned" / "looped").write_text("where a directory belongs")
     loop = Loop(looped, tmp_path, Settings(wait=True, checkpoint_every=1))
     with pytest.raises(StoreError, match="give another --state"):
         predict(loop, images)  # the second batch waits until the first has failed
@@ -458,7 +459,7 @@ def test_what_fails_in_the_background_is_raised_by_the_next_call(looped: Path, t
     with pytest.raises(StoreError, match="give another --state"):
         loop.close()
     loop.close()
-    (tmp_path / "learned").unlink()
+    (tmp_path / "learned" / "looped").unlink()
     with Loop(looped, tmp_path, WAIT) as loop:  # and nothing was left open
         predict(loop, images[:4])
 

@@ -7,10 +7,12 @@ import tomllib
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
 
+from edgecl import devices
 from edgecl.cli import main
 from edgecl.errors import BudgetError, ProjectError
 from export import project as project_files
@@ -231,6 +233,22 @@ def test_the_command_says_what_to_write_and_that_builds(folder: Path, capsys: py
     assert isinstance(made, Adaptor) and 4 * 2 * sum(piece.numel() for piece in made.start.values()) <= 1000
 
 
+def test_the_time_of_an_answer_is_a_budget() -> None:
+    wanted = [Candidate("film", ("layer1",)), Candidate("depthwise", ("layer3",))]
+    board, unknown = devices.find("raspberry-pi-zero-2w"), replace_latency(devices.find("raspberry-pi-zero-2w"))
+    kept = within(_encoder(), wanted, latency_ms=1e9, profile=board)
+    assert [one.candidate for one in kept] == wanted
+    assert all(one.answer_ms and one.answer_ms > 0 for one in kept)
+    with pytest.raises(BudgetError, match="none of 2 candidates"):
+        within(_encoder(), wanted, latency_ms=1e-9, profile=board)
+    with pytest.raises(ProjectError, match="its profile tells no speed; name another with --device"):
+        within(_encoder(), wanted, latency_ms=1.0, profile=unknown)
+
+
+def replace_latency(profile: devices.Profile) -> devices.Profile:
+    return msgspec.structs.replace(profile, latency=None)
+
+
 def _toml(value: object) -> str:
     if isinstance(value, dict):
         return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
@@ -251,6 +269,9 @@ def test_as_json_it_gives_all_candidates(folder: Path, capsys: pytest.CaptureFix
     (["absent"], [], 1, "absent.npz"),
     (["classes"], [], 1, "no sample could be read"),
     (["dark"], ["--state-bytes", "1 B"], 5, "none of 17 candidates keeps to the budgets"),
+    (["dark"], ["--latency", "0.0000001 ms"], 5, "none of 17 candidates keeps to the budgets"),
+    (["dark"], ["--latency", "soon"], 2, '"soon" is no time'),
+    (["dark"], ["--latency", "5 ms", "--device", "abacus"], 1, "device abacus: no such profile"),
     (["dark"], ["--memory", "much"], 1, '"much" is no size'),
     (["dark"], ["--train"], 1, "give --domain twice"),
     (["dark", "unlabelled"], ["--train"], 1, "unlabelled.npz: no labels"),

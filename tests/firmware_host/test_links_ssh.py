@@ -146,7 +146,8 @@ def test_a_connection_that_drops_anywhere_goes_on(server: Server, store: Path, s
         if cuts and done > cuts[0]:
             cuts.pop(0)
             for session in server.sessions():
-                os.kill(session, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                    os.kill(session, signal.SIGKILL)
 
     with Client(link_to("board", server.options(store=store)), pauses_s=(0.01,) * 5) as client:
         assert client.upload(data, sha(data), cut) <= size and not cuts

@@ -26,7 +26,7 @@ def make(folder: Path, comment: bytes = b"") -> Path:
 
 
 def _edgecl(folder: Path, comment: bytes) -> Path:
-    root = Path(edgecl.__path__[0])
+    root = Path(edgecl.__file__).parent  # an editable install has the compiled part elsewhere
     files = {f"edgecl/{path.relative_to(root)}": path for path in root.rglob("*") if _wanted(path)}
     compiled = Path(_runtime.__file__)
     files |= {f"edgecl/{path.relative_to(compiled.parent)}": path for path in (compiled, *_libraries(compiled))}

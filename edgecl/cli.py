@@ -31,6 +31,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "pull": ("firmware_host.commands.pull:pull", "Fetch journals, samples and learned states from devices."),
     "logs": ("firmware_host.commands.logs:logs", "Show what the service of a device has said."),
     "serve": ("edgecl.commands.serve:serve", "Answer with the bundle that is deployed to a store."),
+    "replay": ("firmware_host.commands.replay:replay", "Run a recorded journal again: verify it, or ask what if."),
     "domains": ("edgecl.commands.domains:domains", "List and change the domains of a state directory."),
     "classes": ("edgecl.commands.classes:classes", "List the classes of a state directory, and add new ones."),
     "label": ("edgecl.commands.label:label", "Give samples that were answered their labels."),

@@ -25,10 +25,12 @@ from edgecl.journal import Record, Score
 from edgecl.learning import Batch, Learning
 from edgecl.manifest import Manifest
 from edgecl.programs import Programs
-from edgecl.router import Turn
+from edgecl.router import Router, Turn
 from edgecl.routing import Routing
+from edgecl.signature import Signatures
 from edgecl.state import State
 from edgecl.teaching import Teaching
+from edgecl.view import View, Views
 
 Floats = npt.NDArray[np.float32]
 
@@ -43,6 +45,8 @@ class Seen:
     domain: int
     state: State
     """That answered."""
+    view: View
+    """It is of."""
     logits: Floats
     """[C], one a class, those that were added too."""
     taps: Floats
@@ -73,6 +77,7 @@ class Domains:
         programs: Programs,
         learning: Learning,
         teaching: Teaching,
+        views: Views,
         start: Routing,
         *,
         later: Later,
@@ -80,11 +85,12 @@ class Domains:
         note: Callable[[Record], None],
     ) -> None:
         """`settled` is called in the thread that learns whenever the bank has changed there."""
-        self._programs, self._learning, self._teaching = programs, learning, teaching
+        self._programs, self._learning, self._teaching, self._views = programs, learning, teaching, views
         self._manifest = manifest
         self._adapt = manifest.method("adapt") if manifest.has("adapt") else None
         self._router, self._signatures, self._rests = start.router, start.signatures, start.rests
         self._later, self._settled, self._note = later, settled, note
+        self._due: list[Callable[[], object]] = []  # for the thread that learns, once the sample has been answered
         self._pending: dict[int, list[npt.NDArray[Any]]] = {}
         self._first: dict[int, int] = {}
         self._founders: deque[npt.NDArray[Any]] = deque(maxlen=SAMPLES)
@@ -123,51 +129,62 @@ class Domains:
 
     def see(self, sample: npt.NDArray[Any], x: Floats, seq: int) -> Seen:
         """Look at one sample: as its source gave it, and [1, ...] as the program takes it."""
-        route = None
-        if self._signatures and (self._router or self._teaching.answers(SOURCE)):
+        if self._signatures and self._router:
+            return self._route(self._signatures, self._router, sample, x, seq)
+        view = self._views.seen()
+        state = view.states[SOURCE]
+        if self._signatures and SOURCE in view.heads:
             first = self._call(self._learning.built, x)
             whitened = self._signatures.whitening(first["taps"])
-            if self._router:
-                route = self._router.note(self._signatures.of_white(whitened)[0], whitened[0])
-                if self._manifest.forms:
-                    self._founders.append(sample.copy())
-                for turn in route.turns:
-                    self._turned(turn, seq)
-            state = self._learning[self.active]
-            out = first if state.theta is self._learning.built.theta else self._call(state, x)
-            logits = self._teaching.logits(self.active, out["logits"][0], whitened[0])
-            return Seen(self.active, state, logits, first["taps"][0], route.turns if route else ())
-        state = self._learning[self.active]
+            return self._seen(view, SOURCE, x, first, whitened[0], ())
         out = self._call(state, x)
-        logits = self._teaching.logits(self.active, out["logits"][0], None)
-        return Seen(self.active, state, logits, out["taps"][0] if "taps" in out else _NONE, ())
+        logits = view.logits(SOURCE, out["logits"][0], None)
+        return Seen(SOURCE, state, view, logits, out["taps"][0] if "taps" in out else _NONE, ())
+
+    def _route(self, signatures: Signatures, router: Router, sample: npt.NDArray[Any], x: Floats, seq: int) -> Seen:
+        """Find the domain of a sample, and answer it with that one's state."""
+        first = self._call(self._learning.built, x)
+        whitened = signatures.whitening(first["taps"])
+        route = router.note(signatures.of_white(whitened)[0], whitened[0])
+        if self._manifest.forms:
+            self._founders.append(sample.copy())
+        for turn in route.turns:
+            self._turned(turn, seq)
+        return self._seen(self._views.seen(), self.active, x, first, whitened[0], route.turns)
+
+    def _seen(
+        self, view: View, domain: int, x: Floats, first: dict[str, Floats], white: Floats, turns: tuple[Turn, ...]
+    ) -> Seen:
+        """Of what the network as built makes of a sample, and the state of its domain."""
+        state = view.states.get(domain, self._learning.built)
+        out = first if state.theta is self._learning.built.theta else self._call(state, x)
+        return Seen(domain, state, view, view.logits(domain, out["logits"][0], white), first["taps"][0], turns)
 
     def place(self, domain: int, x: Floats) -> Placed:
         """Where one sample [1, ...] belongs that was answered in a domain, which may be gone by now.
 
-        Or its own was not known yet.
+        Or its own was not known yet. Only in the thread that learns.
         """
         first = self._call(self._learning.built, x)
         whitened = self._signatures.whitening(first["taps"]) if self._signatures else _NONE[None]
         if self._signatures:
-            known = self.known
-            alike = dict(
-                zip(
-                    (one.number for one in known.domains),
-                    self._alike(self._signatures.of_white(whitened), known),
-                    strict=True,
-                )
-            )
+            alike = self._alike(self._signatures.of_white(whitened))
             nearest = max(alike, key=lambda number: alike[number])
-            if domain not in alike or alike[nearest] - alike[domain] > CLEAR * self.known[domain].calibration.deviation:
+            if domain not in alike or alike[nearest] - alike[domain] > CLEAR * self.bank[domain].calibration.deviation:
                 domain = nearest
-        elif domain not in self.known:
+        elif domain not in self.bank:
             domain = SOURCE
         logits = self._call(self._learning[domain], x)["logits"][0]
         return Placed(domain, logits, first["taps"][0] if "taps" in first else _NONE, whitened[0])
 
     def collect(self, domain: int, x: npt.NDArray[Any], seq: int) -> Batch | None:
-        """Put a sample aside for its domain to adapt to; the batch, when that makes one."""
+        """Put a sample aside for its domain to adapt to; the batch, when that makes one.
+
+        What its answer means for the bank is handed to the thread that learns first.
+        """
+        for job in self._due:
+            self._later(job)
+        self._due.clear()
         if not self._adapt or (self.routed and domain == SOURCE):
             return None
         pending = self._pending.setdefault(domain, [])
@@ -178,13 +195,6 @@ class Domains:
             return None
         del self._pending[domain]
         return Batch(pending, self._first[domain], seq, domain)
-
-    def nearest(self, white: Floats) -> int:
-        """The domain of the settled bank that a sample with these whitened taps [F] is most like."""
-        if not self._signatures:
-            return SOURCE
-        alike = self._alike(self._signatures.of_white(white[None]), self.bank)
-        return self.bank.domains[int(np.argmax(alike))].number
 
     def rename(self, number: int, name: str) -> None:
         """Give a domain of the bank another name."""
@@ -211,37 +221,35 @@ class Domains:
         bank = change(self.known)
         if self._router:
             self._router.replace(bank, instead)
-        self._settle(bank, states)
+        self._later(self._settling(bank, states))
 
-    def _settle(self, bank: Bank, states: Callable[[], object]) -> None:
+    def _settling(self, bank: Bank, states: Callable[[], object]) -> Callable[[], object]:
         def settle() -> None:
             states()
             self.bank = bank
             self._settled()
 
-        self._later(settle)
+        return settle
 
     def _turned(self, turn: Turn, seq: int) -> None:
         """Do what a turn of the stream means for states and batches."""
-        if turn.event == "began":
-            self._learning.begin(turn.domain)
-        elif turn.event == "returned":
+        if turn.event == "returned":
             self._pending.pop(turn.domain, None)
-            self._later(lambda: self._learning.forget(turn.domain))
+            self._due.append(lambda: self._learning.forget(turn.domain))
         elif turn.event == "founded" and turn.bank:
             number, samples = turn.domain, list(self._founders)
-            self._settle(turn.bank, lambda: self._form(number, samples, seq))
+            self._due.append(self._settling(turn.bank, lambda: self._form(number, samples, seq)))
         elif turn.event == "merged" and turn.bank and turn.other is not None:
             one, other = turn.other, turn.domain
             self._pending.pop(other, None)
             bank = turn.bank
-            self._settle(bank, lambda: self._merge(one, other, bank))
+            self._due.append(self._settling(bank, lambda: self._merge(one, other, bank)))
 
-    def _alike(self, signature: Bits, bank: Bank) -> list[float]:
-        """How alike a signature [1, D / 8] is to each domain."""
-        prototypes = np.stack([domain.prototype for domain in bank.domains])
-        alike: list[float] = hypervectors.bit_similarity(signature, prototypes)[0].tolist()
-        return alike
+    def _alike(self, signature: Bits) -> dict[int, float]:
+        """How alike a signature [1, D / 8] is to each domain of the settled bank."""
+        prototypes = np.stack([domain.prototype for domain in self.bank.domains])
+        alike = hypervectors.bit_similarity(signature, prototypes)[0].tolist()
+        return dict(zip((domain.number for domain in self.bank.domains), alike, strict=True))
 
     def _form(self, number: int, samples: list[npt.NDArray[Any]], seq: int) -> None:
         """Choose the form of a domain that was founded, where there are several, and adapt it to its founders."""

@@ -26,6 +26,7 @@ from edgecl.manifest import Manifest
 from edgecl.programs import Programs
 from edgecl.routing import digest, routing
 from edgecl.settings import Settings, hyper_values
+from edgecl.view import Views
 
 REBASE_KEEP_BYTES: Final = 64 << 20
 """Disk for samples that are learned again, meanwhile."""
@@ -114,9 +115,10 @@ def _canaries(new: Bundle, learned: Learned) -> str:
             learned.states,
             hyper=hyper_values(manifest.learner, None),
             seed=0,
-            budget_bytes=0,
+            crowded=lambda: "",
             now_ns=lambda: 0,
             note=lambda record: None,
+            views=Views(),
         )
         for domain in learned.bank.domains:
             accuracy = learning.canary_accuracy(learned.states[domain.number])

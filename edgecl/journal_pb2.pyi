@@ -100,6 +100,9 @@ class Run(_message.Message):
     DOMAIN_FIELD_NUMBER: _builtins.int
     LINEAGE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    PROCESSOR_FIELD_NUMBER: _builtins.int
+    DOMAINS_FIELD_NUMBER: _builtins.int
     bundle: _builtins.str
     """id of the bundle"""
     name: _builtins.str
@@ -126,6 +129,10 @@ class Run(_message.Message):
     """of the bundle"""
     version: _builtins.int
     """of the bundle"""
+    checkpoint: _builtins.int
+    """number of the one that it goes on from; 0 where it starts as built"""
+    processor: _builtins.str
+    """its model, and digits for its instructions"""
     @_builtins.property
     def stamp(self) -> Global___Stamp: ...
     @_builtins.property
@@ -133,6 +140,10 @@ class Run(_message.Message):
     @_builtins.property
     def added(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """names of the classes that were added to those of the bundle"""
+
+    @_builtins.property
+    def domains(self) -> _containers.RepeatedCompositeFieldContainer[Global___Kept]:
+        """all of the bank that it starts with"""
 
     def __init__(
         self,
@@ -155,10 +166,13 @@ class Run(_message.Message):
         domain: _builtins.int = ...,
         lineage: _builtins.str = ...,
         version: _builtins.int = ...,
+        checkpoint: _builtins.int = ...,
+        processor: _builtins.str = ...,
+        domains: _abc.Iterable[Global___Kept] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "arch", b"arch", "bundle", b"bundle", "digest", b"digest", "domain", b"domain", "edgecl", b"edgecl", "executorch", b"executorch", "learner", b"learner", "lineage", b"lineage", "name", b"name", "seed", b"seed", "seen", b"seen", "settings", b"settings", "source", b"source", "stamp", b"stamp", "step", b"step", "threads", b"threads", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "arch", b"arch", "bundle", b"bundle", "checkpoint", b"checkpoint", "digest", b"digest", "domain", b"domain", "domains", b"domains", "edgecl", b"edgecl", "executorch", b"executorch", "learner", b"learner", "lineage", b"lineage", "name", b"name", "processor", b"processor", "seed", b"seed", "seen", b"seen", "settings", b"settings", "source", b"source", "stamp", b"stamp", "step", b"step", "threads", b"threads", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -206,6 +220,7 @@ class Prediction(_message.Message):
     SIMILARITY_FIELD_NUMBER: _builtins.int
     NOVEL_FIELD_NUMBER: _builtins.int
     DOMAIN_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """counts samples over the life of the state directory"""
     label: _builtins.int
@@ -228,6 +243,8 @@ class Prediction(_message.Message):
     """whether that is below the detector's threshold"""
     domain: _builtins.int
     """that answered; 0 is the source"""
+    changes: _builtins.int
+    """that learning had made in this run, of those that the answer saw"""
     @_builtins.property
     def stamp(self) -> Global___Stamp: ...
     def __init__(
@@ -245,15 +262,20 @@ class Prediction(_message.Message):
         similarity: _builtins.float | None = ...,
         novel: _builtins.bool = ...,
         domain: _builtins.int = ...,
+        changes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_similarity", b"_similarity", "_y", b"_y", "similarity", b"similarity", "stamp", b"stamp", "y", b"y"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_changes", b"_changes", "_similarity", b"_similarity", "_y", b"_y", "changes", b"changes", "similarity", b"similarity", "stamp", b"stamp", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_similarity", b"_similarity", "_y", b"_y", "confidence", b"confidence", "domain", b"domain", "entropy", b"entropy", "label", b"label", "latency_ns", b"latency_ns", "novel", b"novel", "position", b"position", "seq", b"seq", "similarity", b"similarity", "stamp", b"stamp", "step", b"step", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_changes", b"_changes", "_similarity", b"_similarity", "_y", b"_y", "changes", b"changes", "confidence", b"confidence", "domain", b"domain", "entropy", b"entropy", "label", b"label", "latency_ns", b"latency_ns", "novel", b"novel", "position", b"position", "seq", b"seq", "similarity", b"similarity", "stamp", b"stamp", "step", b"step", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__changes: _TypeAlias = _typing.Literal["changes"]  # noqa: Y015
+    _WhichOneofArgType__changes: _TypeAlias = _typing.Literal["_changes", b"_changes"]  # noqa: Y015
     _WhichOneofReturnType__similarity: _TypeAlias = _typing.Literal["similarity"]  # noqa: Y015
     _WhichOneofArgType__similarity: _TypeAlias = _typing.Literal["_similarity", b"_similarity"]  # noqa: Y015
     _WhichOneofReturnType__y: _TypeAlias = _typing.Literal["y"]  # noqa: Y015
     _WhichOneofArgType__y: _TypeAlias = _typing.Literal["_y", b"_y"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__changes) -> _WhichOneofReturnType__changes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__similarity) -> _WhichOneofReturnType__similarity | None: ...
     @_typing.overload
@@ -443,6 +465,8 @@ class Guard(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     DOMAIN_FIELD_NUMBER: _builtins.int
+    FIRST_SEQ_FIELD_NUMBER: _builtins.int
+    LAST_SEQ_FIELD_NUMBER: _builtins.int
     action: Global___Guard.Action.ValueType
     step: _builtins.int
     """of the state that it acted on"""
@@ -454,6 +478,9 @@ class Guard(_message.Message):
     """of the state after it"""
     domain: _builtins.int
     """whose state it is"""
+    first_seq: _builtins.int
+    """first and last sample of the batch"""
+    last_seq: _builtins.int
     @_builtins.property
     def stamp(self) -> Global___Stamp: ...
     def __init__(
@@ -466,12 +493,21 @@ class Guard(_message.Message):
         detail: _builtins.str = ...,
         digest: _builtins.str = ...,
         domain: _builtins.int = ...,
+        first_seq: _builtins.int | None = ...,
+        last_seq: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_first_seq", b"_first_seq", "_last_seq", b"_last_seq", "first_seq", b"first_seq", "last_seq", b"last_seq", "stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "detail", b"detail", "digest", b"digest", "domain", b"domain", "reason", b"reason", "stamp", b"stamp", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_first_seq", b"_first_seq", "_last_seq", b"_last_seq", "action", b"action", "detail", b"detail", "digest", b"digest", "domain", b"domain", "first_seq", b"first_seq", "last_seq", b"last_seq", "reason", b"reason", "stamp", b"stamp", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__first_seq: _TypeAlias = _typing.Literal["first_seq"]  # noqa: Y015
+    _WhichOneofArgType__first_seq: _TypeAlias = _typing.Literal["_first_seq", b"_first_seq"]  # noqa: Y015
+    _WhichOneofReturnType__last_seq: _TypeAlias = _typing.Literal["last_seq"]  # noqa: Y015
+    _WhichOneofArgType__last_seq: _TypeAlias = _typing.Literal["_last_seq", b"_last_seq"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__first_seq) -> _WhichOneofReturnType__first_seq | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_seq) -> _WhichOneofReturnType__last_seq | None: ...
 
 Global___Guard: _TypeAlias = Guard  # noqa: Y015
 
@@ -481,6 +517,33 @@ class Checkpoint(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    class _Cause:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _CauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Checkpoint._Cause.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        UNSPECIFIED: Checkpoint._Cause.ValueType  # 0
+        SCHEDULE: Checkpoint._Cause.ValueType  # 1
+        """so many updates, or the guard went back"""
+        BANK: Checkpoint._Cause.ValueType  # 2
+        """the bank of domains had changed"""
+        ASKED: Checkpoint._Cause.ValueType  # 3
+        """a label, a class, or somebody who wanted one"""
+        END: Checkpoint._Cause.ValueType  # 4
+        """of the run"""
+
+    class Cause(_Cause, metaclass=_CauseEnumTypeWrapper): ...
+    UNSPECIFIED: Checkpoint.Cause.ValueType  # 0
+    SCHEDULE: Checkpoint.Cause.ValueType  # 1
+    """so many updates, or the guard went back"""
+    BANK: Checkpoint.Cause.ValueType  # 2
+    """the bank of domains had changed"""
+    ASKED: Checkpoint.Cause.ValueType  # 3
+    """a label, a class, or somebody who wanted one"""
+    END: Checkpoint.Cause.ValueType  # 4
+    """of the run"""
+
     STAMP_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
@@ -488,11 +551,16 @@ class Checkpoint(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     FILE_FIELD_NUMBER: _builtins.int
     DOMAINS_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    ACTIVE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     step: _builtins.int
     seen: _builtins.int
     digest: _builtins.str
     file: _builtins.str
+    cause: Global___Checkpoint.Cause.ValueType
+    active: _builtins.int
+    """the domain that the stream is in"""
     @_builtins.property
     def stamp(self) -> Global___Stamp: ...
     @_builtins.property
@@ -509,12 +577,16 @@ class Checkpoint(_message.Message):
         digest: _builtins.str = ...,
         file: _builtins.str = ...,
         domains: _abc.Iterable[Global___Kept] | None = ...,
+        cause: Global___Checkpoint.Cause.ValueType = ...,
+        active: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["stamp", b"stamp"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "active", b"active", "stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "domains", b"domains", "file", b"file", "number", b"number", "seen", b"seen", "stamp", b"stamp", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_active", b"_active", "active", b"active", "cause", b"cause", "digest", b"digest", "domains", b"domains", "file", b"file", "number", b"number", "seen", b"seen", "stamp", b"stamp", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__active: _TypeAlias = _typing.Literal["active"]  # noqa: Y015
+    _WhichOneofArgType__active: _TypeAlias = _typing.Literal["_active", b"_active"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__active) -> _WhichOneofReturnType__active | None: ...
 
 Global___Checkpoint: _TypeAlias = Checkpoint  # noqa: Y015
 
@@ -605,6 +677,7 @@ class Domain(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     OTHER_FIELD_NUMBER: _builtins.int
     SCORES_FIELD_NUMBER: _builtins.int
+    ASKED_FIELD_NUMBER: _builtins.int
     what: Global___Domain.Event.ValueType
     seq: _builtins.int
     """sample that told, or the next one"""
@@ -612,6 +685,8 @@ class Domain(_message.Message):
     name: _builtins.str
     """of that domain, from here on"""
     other: _builtins.int
+    asked: _builtins.bool
+    """somebody wanted it, and not the stream"""
     @_builtins.property
     def stamp(self) -> Global___Stamp: ...
     @_builtins.property
@@ -628,10 +703,11 @@ class Domain(_message.Message):
         name: _builtins.str = ...,
         other: _builtins.int | None = ...,
         scores: _abc.Iterable[Global___Score] | None = ...,
+        asked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_other", b"_other", "other", b"other", "stamp", b"stamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_other", b"_other", "domain", b"domain", "name", b"name", "other", b"other", "scores", b"scores", "seq", b"seq", "stamp", b"stamp", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_other", b"_other", "asked", b"asked", "domain", b"domain", "name", b"name", "other", b"other", "scores", b"scores", "seq", b"seq", "stamp", b"stamp", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__other: _TypeAlias = _typing.Literal["other"]  # noqa: Y015
     _WhichOneofArgType__other: _TypeAlias = _typing.Literal["_other", b"_other"]  # noqa: Y015
@@ -939,6 +1015,7 @@ class Sample(_message.Message):
     SHAPE_FIELD_NUMBER: _builtins.int
     X_FIELD_NUMBER: _builtins.int
     DOMAIN_FIELD_NUMBER: _builtins.int
+    LEARNED_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     position: _builtins.int
     y: _builtins.int
@@ -948,6 +1025,8 @@ class Sample(_message.Message):
     """row-major, little-endian"""
     domain: _builtins.int
     """that answered"""
+    learned: _builtins.bool
+    """with its label, and not answered"""
     @_builtins.property
     def stamp(self) -> Global___Stamp: ...
     @_builtins.property
@@ -963,10 +1042,11 @@ class Sample(_message.Message):
         shape: _abc.Iterable[_builtins.int] | None = ...,
         x: _builtins.bytes = ...,
         domain: _builtins.int = ...,
+        learned: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_y", b"_y", "stamp", b"stamp", "y", b"y"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_y", b"_y", "domain", b"domain", "dtype", b"dtype", "position", b"position", "seq", b"seq", "shape", b"shape", "stamp", b"stamp", "x", b"x", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_y", b"_y", "domain", b"domain", "dtype", b"dtype", "learned", b"learned", "position", b"position", "seq", b"seq", "shape", b"shape", "stamp", b"stamp", "x", b"x", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__y: _TypeAlias = _typing.Literal["y"]  # noqa: Y015
     _WhichOneofArgType__y: _TypeAlias = _typing.Literal["_y", b"_y"]  # noqa: Y015

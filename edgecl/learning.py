@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgecl import guard, resident
+from edgecl import guard
 from edgecl.bank import SOURCE
 from edgecl.bundle import Bundle, read_canaries, read_state
 from edgecl.forms import SAMPLES, Scored, choose
@@ -21,6 +21,7 @@ from edgecl.manifest import Kind, Manifest
 from edgecl.preprocess import Preprocess
 from edgecl.programs import Programs
 from edgecl.state import State
+from edgecl.view import Views
 
 Floats = npt.NDArray[np.float32]
 
@@ -51,7 +52,7 @@ class Track:
 
 
 class Learning:
-    """Turns batches into states. One thread at a time updates; states may be read from any.
+    """Turns batches into states, in one thread at a time. Answers see them by its `views`.
 
     A decision is noted before it takes effect, so a journal tells of a state before it tells of what that answered.
     """
@@ -64,10 +65,12 @@ class Learning:
         *,
         hyper: Mapping[str, float],
         seed: int,
-        budget_bytes: int,
+        crowded: Callable[[], str],
         now_ns: Callable[[], int],
         note: Callable[[Record], None],
+        views: Views,
     ) -> None:
+        """`crowded` says, before each update, why there is no memory for it; empty where there is."""
         self._built = {form: read_state(bundle, form) for form in bundle.manifest.layouts}
         self.built = self._built[""]
         """The source's, as built."""
@@ -75,23 +78,30 @@ class Learning:
         self._programs = programs
         self._preprocess = Preprocess(self._manifest.input)
         self._hyper = np.array([hyper[h.name] for h in self._manifest.learner.hyper], np.float32)
-        self._seed, self._budget_bytes, self._now_ns, self._note = seed, budget_bytes, now_ns, note
+        self._seed, self._crowded, self._now_ns, self._note = seed, crowded, now_ns, note
+        self._views = views
         canaries = read_canaries(bundle)
         self._canaries = [self._preprocess.check(x) for x in canaries.x]
         self._canary_labels = canaries.y
         self._tracks: dict[int, Track] = {}
+        self._gone: set[int] = set()
         for domain, state in ({SOURCE: self.built} | dict(resumed)).items():
-            self.begin(domain, state)
+            self._begin(domain, state)
+        self._show()
 
-    def begin(self, domain: int, state: State | None = None, *, form: str = "") -> None:
-        """A domain begins, from this state or as a form is built."""
-        state = state or self._built[form]
+    def _begin(self, domain: int, state: State) -> Track:
+        """A domain begins from this state."""
         built = self._built[self._manifest.form_of(state.layout)]
         if state.theta is not built.theta and np.array_equal(state.theta, built.theta):
             state = replace(state, theta=built.theta)  # by which an answer is known to need no second inference
         canaries = len(self._canaries) > 0 and bool(self._manifest.learner.trained)
         guard = Guard(self._manifest.guard, len(self._manifest.classes), canaries=canaries)
         self._tracks[domain] = Track(state, state, guard)
+        return self._tracks[domain]
+
+    def _show(self) -> None:
+        """Let answers see the states as they are now."""
+        self._views.change(states={domain: track.state for domain, track in self._tracks.items()})
 
     def form(self, domain: int, samples: Sequence[npt.NDArray[Any]]) -> list[Scored]:
         """Choose the form of a domain by its own samples, and let it begin anew where that is another one.
@@ -103,7 +113,8 @@ class Learning:
         y = np.eye(answers.shape[1], dtype=np.float32)[answers[: len(x)].argmax(1)]
         ranking = choose(self._manifest, self._programs, list(self._built.values()), x, y)
         if ranking[0].form != self._manifest.form_of(self[domain].layout):
-            self.begin(domain, form=ranking[0].form)
+            self._begin(domain, self._built[ranking[0].form])
+            self._show()
         return ranking
 
     def _parts(self, x: Floats) -> list[Floats]:
@@ -112,8 +123,9 @@ class Learning:
         return [x[np.resize(np.arange(start, min(start + size, len(x))), size)] for start in range(0, len(x), size)]
 
     def forget(self, domain: int) -> None:
-        """A domain is gone."""
+        """A domain is gone, and no answer asks for it any more."""
         self._tracks.pop(domain, None)
+        self._gone.add(domain)
 
     def merge(self, one: int, other: int) -> None:
         """The state of `one` becomes the mean of both, weighted by their updates; `other` is gone.
@@ -123,7 +135,8 @@ class Learning:
         first, second = self[one], self[other]
         if first.layout != second.layout:
             self.forget(other)
-            self.begin(one, max(first, second, key=lambda state: state.step))
+            self._begin(one, max(first, second, key=lambda state: state.step))
+            self._show()
             return
         weight = second.step / max(1, first.step + second.step)
         theta, slots = (
@@ -137,10 +150,11 @@ class Learning:
             max(first.seen, second.seen),
         )
         self.forget(other)
-        self.begin(one, mean)
+        self._begin(one, mean)
+        self._show()
 
     def __getitem__(self, domain: int) -> State:
-        """What answers in a domain; of one that is gone, as built."""
+        """Of a domain; of one that has learned nothing, or is gone, as built."""
         track = self._tracks.get(domain)
         return track.state if track else self.built
 
@@ -149,16 +163,15 @@ class Learning:
 
         Raises ProgramError: the engine failed. Whatever `note` raises, the state is then as it was.
         """
-        used = resident.resident_bytes()
-        if self._budget_bytes and used > self._budget_bytes:
-            self.skip(guard.MEMORY, f"{used} bytes resident, the budget is {self._budget_bytes}", batch.domain)
+        if why := self._crowded():
+            self.skip(guard.MEMORY, why, batch)
+            return "skipped"
+        if batch.domain in self._gone:
+            self.skip(guard.GONE, f"domain {batch.domain} is no more", batch)
             return "skipped"
         start_ns = self._now_ns()
         kind: Kind = "adapt" if batch.y is None else "learn"
-        track = self._tracks.get(batch.domain)
-        if not track:
-            self.skip(guard.GONE, f"domain {batch.domain} is no more", batch.domain)
-            return "skipped"
+        track = self._tracks.get(batch.domain) or self._begin(batch.domain, self.built)
         before = track.state
         out = self._run(kind, before, self._preprocess.batch(batch.samples), batch.y)
         after = before.after(out["theta"], out["slots"], seen=batch.last_seq + 1)
@@ -182,11 +195,12 @@ class Learning:
             track.state = after
             if verdict.good:
                 track.good = after
+            self._show()
             return "committed"
         if verdict.action == "drop":
-            self._acted(GuardRecord.SKIPPED, verdict.reason, verdict.detail, before, batch.domain)
+            self._acted(GuardRecord.SKIPPED, verdict.reason, verdict.detail, before, batch)
             return "dropped"
-        self._roll_back(verdict, after, track, batch.domain)
+        self._roll_back(verdict, after, track, batch)
         return "rolled back"
 
     def canary_accuracy(self, state: State) -> float:
@@ -213,9 +227,9 @@ class Learning:
             right += int((labels[:kept] == self._canary_labels[places[:kept]]).sum())
         return right / count if count else 1.0
 
-    def skip(self, reason: str, detail: str, domain: int) -> None:
-        """Note that a batch was not learned from."""
-        self._acted(GuardRecord.SKIPPED, reason, detail, self[domain], domain)
+    def skip(self, reason: str, detail: str, batch: Batch, state: State | None = None) -> None:
+        """Note that a batch was not learned from; `state` is what answered, where that is who skips it."""
+        self._acted(GuardRecord.SKIPPED, reason, detail, state or self[batch.domain], batch)
 
     def _run(self, kind: Kind, state: State, x: Floats, y: Floats | None) -> dict[str, Floats]:
         given = {"theta": state.theta, "slots": state.slots, "x": x, "hyper": self._hyper}
@@ -225,19 +239,29 @@ class Learning:
         out = self._programs.call(self._manifest.method(kind, len(x), self._manifest.form_of(state.layout)), **given)
         return {"theta": state.theta, "slots": state.slots} | out  # what has no elements is no output
 
-    def _roll_back(self, verdict: Verdict, after: State, track: Track, domain: int) -> None:
+    def _roll_back(self, verdict: Verdict, after: State, track: Track, batch: Batch) -> None:
         built = self._built[self._manifest.form_of(track.state.layout)]
         reset = track.good is built
         restored = replace(track.good, step=after.step, seen=after.seen)
         action = GuardRecord.RESET if reset else GuardRecord.ROLLED_BACK
-        self._acted(action, verdict.reason, verdict.detail, restored, domain)
+        self._acted(action, verdict.reason, verdict.detail, restored, batch)
         track.state = restored
         track.good = built  # until another state passes: what led astray once is not gone back to twice
+        self._show()
 
-    def _acted(self, action: GuardRecord.Action.ValueType, reason: str, detail: str, state: State, domain: int) -> None:
+    def _acted(
+        self, action: GuardRecord.Action.ValueType, reason: str, detail: str, state: State, batch: Batch
+    ) -> None:
         self._note(
             GuardRecord(
-                action=action, step=state.step, reason=reason, detail=detail, digest=state.digest, domain=domain
+                action=action,
+                step=state.step,
+                reason=reason,
+                detail=detail,
+                digest=state.digest,
+                domain=batch.domain,
+                first_seq=batch.first_seq,
+                last_seq=batch.last_seq,
             )
         )
 

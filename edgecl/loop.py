@@ -14,7 +14,6 @@ A state directory belongs to one loop at a time and holds
 import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -23,26 +22,23 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from edgecl import checkpoints, guard, journal, records, selftest, shift
-from edgecl.answer import Answer, answer_of
+from edgecl import checkpoints, guard, journal, records, resident, selftest
+from edgecl.answer import Answer
 from edgecl.boot import boot_id
-from edgecl.bundle import open_alone, open_in_place, read_detector, read_head
-from edgecl.checkpoints import Learned, Place
+from edgecl.bundle import open_alone, open_in_place
+from edgecl.checkpoints import Place
 from edgecl.clock import SystemClock
 from edgecl.clock import Watch as ClockWatch
-from edgecl.domains import Domains
-from edgecl.errors import EdgeclError, ProgramError, RequestError
+from edgecl.core import Around, Core
+from edgecl.errors import EdgeclError, ProgramError
+from edgecl.gaps import Journalled
 from edgecl.here import check_here
-from edgecl.learning import Batch, Learning, Outcome
+from edgecl.learning import Batch, Outcome
 from edgecl.operations import Doing, Operations
-from edgecl.preprocess import Preprocess
-from edgecl.programs import Programs, preload
-from edgecl.routing import domains, routing
 from edgecl.samples import Samples
 from edgecl.settings import Settings, hyper_values
-from edgecl.shift import Watch
 from edgecl.state import State
-from edgecl.teaching import Teaching
+from edgecl.view import Views
 from edgecl.worker import Worker
 
 SYNC_NS: Final = 5_000_000_000
@@ -79,7 +75,7 @@ class Loop:
         Raises SettingError, StoreError, BundleError, ProgramError, JournalError; nothing is left open then.
         """
         self._settings, self._clock, self._on_record = settings, clock or SystemClock(), on_record
-        self._order = threading.Lock()
+        self._order, self._turn = threading.Lock(), threading.RLock()
         self._count = journal.End()
         with contextlib.ExitStack() as stack:
             stack.enter_context(checkpoints.owned(state_directory))
@@ -87,9 +83,8 @@ class Loop:
             self.bundle = stack.enter_context(opened)
             self.manifest = manifest = self.bundle.manifest
             check_here(manifest)
-            hyper = hyper_values(manifest.learner, settings.hyper)
+            hyper_values(manifest.learner, settings.hyper)  # refused before anything is written
             selftest.once(self.bundle, (learned or state_directory) / "tested", engine=settings.engine)
-            most = domains(settings, manifest)
             self._checkpoints = checkpoints.Checkpoints(learned or state_directory / "learned" / manifest.lineage)
             self.resumed = self._checkpoints.newest(*manifest.layouts.values())
             before = self.resumed.learned if self.resumed else None
@@ -104,48 +99,21 @@ class Loop:
                 )
             )
             losses = [*journal.recover(state_directory / "journal"), *self._samples.losses]
-            self._seq = max(journal.next_seq(state_directory / part) for part in ("journal", "samples"))
-            self._programs = stack.enter_context(
-                Programs(self.bundle, engine=settings.engine, threads=settings.threads, trace=settings.trace)
-            )
-            preload(self._programs, manifest, routed=most > 1, labels=settings.keep_bytes > 0, sync=settings.sync)
-            budget = manifest.memory_budget_bytes if settings.budget_bytes is None else settings.budget_bytes
-            self._learning = Learning(
-                self.bundle,
-                self._programs,
-                before.states if before else {},
-                hyper=hyper,
-                seed=settings.seed,
-                budget_bytes=budget,
-                now_ns=self._clock.monotonic_ns,
-                note=self._note,
-            )
-            start = routing(self.bundle, settings, self.resumed)
-            self._told_by = start.digest
             self._worker: Worker | None = None
-            self._teaching = Teaching(
-                manifest,
-                read_head(self.bundle),
-                detector := read_detector(self.bundle),
-                self.resumed,
-                seed=settings.seed,
-                budget_bytes=settings.rehearsal_bytes,
-            )
-            self._domains = Domains(
-                manifest,
-                self._programs,
-                self._learning,
-                self._teaching,
-                start,
-                later=self._later,
-                settled=self._checkpoint,
+            self._budget_bytes = manifest.memory_budget_bytes
+            if settings.budget_bytes is not None:
+                self._budget_bytes = settings.budget_bytes
+            around = Around(
                 note=self._note,
+                later=self._later,
+                settled=partial(self._checkpoint, journal.Checkpoint.BANK),
+                crowded=self._crowded,
+                now_ns=self._clock.monotonic_ns,
             )
-            self._seq = max(
-                self._seq,
-                *(state.seen for state in self._learned().states.values()),
-                *(seq + 1 for seq in self._teaching.known),
-            )
+            self._core = Core(self.bundle, settings, self.resumed, around, Views())
+            stack.callback(self._core.close)
+            written = (journal.next_seq(state_directory / part) for part in ("journal", "samples"))
+            self._core.seq = max(self._core.seq, *written)
             self._journal = stack.enter_context(
                 journal.Journal(
                     state_directory / "journal",
@@ -154,7 +122,7 @@ class Loop:
                     quota_bytes=settings.journal_bytes,
                 )
             )
-            self._gap: journal.Gap | None = None
+            self._journalled = Journalled(self._journal, self._clock)
             self._clock_watch = ClockWatch(self._clock)
             for loss in losses:
                 self._note(loss)
@@ -165,11 +133,12 @@ class Loop:
                 records.run(
                     self.bundle,
                     settings,
-                    hyper=hyper,
-                    budget_bytes=budget,
-                    domains=most,
-                    learned=self._learned(),
-                    seen=self._seq,
+                    hyper=self._core.hyper,
+                    budget_bytes=self._budget_bytes,
+                    domains=self._core.most,
+                    learned=self._core.learned(self._place),
+                    seen=self._core.seq,
+                    checkpoint=int(self.checkpoint.stem) if self.checkpoint else 0,
                     source=source or "",
                     told=told or {},
                 )
@@ -177,27 +146,19 @@ class Loop:
             self._journal.sync()
             self._worker = None if settings.sync else Worker("edgecl-learning")
             self._stack = stack.pop_all()
-        self._turn = threading.RLock()
         self.operations = Operations(
-            manifest,
-            self._domains,
-            self._learning,
-            self._teaching,
+            self._core,
             self._samples,
             Doing(
                 turn=self._turn,
                 later=self._later,
                 drain=self._drain,
-                checkpoint=self._checkpoint,
+                checkpoint=partial(self._checkpoint, journal.Checkpoint.ASKED),
                 note=self._note,
-                next_seq=lambda: self._seq,
-                check_room=self._check_room,
+                next_seq=lambda: self._core.seq,
+                check_room=self._journalled.check_room,
             ),
-            rehearse=settings.rehearse,
         )
-        self._preprocess = Preprocess(manifest.input)
-        self._detector = detector
-        self._watch = Watch()
         self._next = self._place.position
         self._saved: Place | None = None
         self._since_checkpoint = 0
@@ -207,31 +168,31 @@ class Loop:
     @property
     def state(self) -> State:
         """What answers in the domain of the last sample."""
-        return self._learning[self._domains.active]
+        return self._core.learning[self._core.domains.active]
 
     @property
     def domain(self) -> str:
         """The name of the domain of the last sample."""
-        return self._domains.name(self._domains.active)
+        return self._core.domains.name(self._core.domains.active)
 
     @property
     def domains(self) -> int:
         """How many there are in the bank."""
-        return len(self._domains.bank.domains)
+        return len(self._core.domains.bank.domains)
 
     def canary_accuracy(self) -> float:
         """Share of canaries answered right with the trained pieces of `state`; 1 where the bundle has no canaries."""
-        return self._learning.canary_accuracy(self.state)
+        return self._core.learning.canary_accuracy(self.state)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of all classes, those that were added at the end."""
-        return self._teaching.names
+        return self._core.teaching.names
 
     @property
     def shifted(self) -> bool:
         """Whether the stream has become unlike the source; False where the bundle has no detector."""
-        return self._watch.shifted
+        return self._core.shifted
 
     @property
     def place(self) -> Place:
@@ -246,32 +207,18 @@ class Loop:
         """
         start_ns = self._clock.monotonic_ns()
         self._check_open()
-        x = self._preprocess.check(x)
+        x = self._core.preprocess.check(x)
         position = self._next if position is None else position
         with self._turn:
-            seen = self._domains.see(x, self._preprocess.batch([x]), self._seq)
-            for turn in seen.turns:
-                self._note(records.turn(turn, self._domains.name(turn.domain), self._seq))
-            likeness = self._detector(seen.taps, self._teaching.prototypes) if self._detector else None
-            answer = answer_of(self._seq, seen.logits, self._teaching.names, likeness, self._domains.name(seen.domain))
-            latency_ns = self._clock.monotonic_ns() - start_ns
-            self._note(
-                records.prediction(
-                    answer, state=seen.state, domain=seen.domain, position=position, y=y, latency_ns=latency_ns
-                )
-            )
-            if likeness and self.manifest.detector:
-                look = shift.look(self.manifest.detector.calibration, likeness.similarity)
-                if changed := self._watch.note(look):
-                    self._note(journal.Shift(seq=answer.seq, **asdict(changed)))
-            for dropped in self._samples.keep(answer.seq, position, x, y, seen.domain):
-                self._note(dropped)
-            self._seq += 1
+            answer, seen = self._core.answer(x, position=position, y=y, start_ns=start_ns)
+            self._keep(answer.seq, position, x, y, seen.domain)
             self._next = position + 1
-        if batch := self._domains.collect(seen.domain, x, answer.seq):
-            self._offer(batch)
-        elif self._domains.routed and not self._domains.waiting:
-            self._place = Place(source=self._place.source, position=self._next)
+            batch = self._core.domains.collect(seen.domain, x, answer.seq)
+            offered = self._offer(batch, seen.state) if batch else False
+            if not batch and self._core.domains.routed and not self._core.domains.waiting:
+                self._place = Place(source=self._place.source, position=self._next)
+        if offered and self._worker and self._settings.wait:
+            self._worker.pause()
         self._sync_sometimes()
         return answer
 
@@ -289,13 +236,20 @@ class Loop:
         samples or labels do not fit it.
         """
         self._check_open()
-        self._check_room()
+        self._journalled.check_room()
         method = self.manifest.method("learn")
         outcomes: list[Outcome] = []
-        for count, samples, rows in self._preprocess.batches(x, y, len(self.manifest.classes), method.batch):
-            batch = Batch(samples, self._seq, self._seq + count - 1, self._domains.active, rows)
-            self._seq += count
-            self._do(partial(self._update, batch, None, outcomes), wait=True)
+        for count, samples, rows in self._core.preprocess.batches(x, y, len(self.manifest.classes), method.batch):
+            with self._turn:
+                first, domain = self._core.seq, self._core.domains.active
+                for place in range(count):
+                    label = int(rows[place].argmax())
+                    self._keep(first + place, self._next, samples[place], label, domain, learned=True)
+                self._core.seq += count
+                batch = Batch(samples, first, first + count - 1, domain, rows)
+                self._insist(partial(self._update, batch, None, outcomes))
+            if self._worker:
+                self._worker.pause()
         self._drain()
         return outcomes.count("committed")
 
@@ -306,7 +260,7 @@ class Loop:
 
     def trace(self) -> bytes:
         """What the program recorded since the last call, as ETDump; only with `Settings.trace`."""
-        return self._programs.trace()
+        return self._core.programs.trace()
 
     def close(self, reason: str = "") -> None:
         """Finish learning from the batches that are full, write a checkpoint, and let go of everything.
@@ -325,7 +279,7 @@ class Loop:
                 self._place = Place(source=self._place.source, position=self._next)
             saw = self._count.samples + self._count.damaged
             if self._since_checkpoint or (saw and self._place != self._saved):
-                self._checkpoint()
+                self._checkpoint(journal.Checkpoint.END)
             self._count.reason = reason
             self._note(self._count)
 
@@ -341,64 +295,62 @@ class Loop:
             with contextlib.suppress(EdgeclError):  # that error matters less than the one under way
                 self.close(f"{kind.__name__}: {error}")
 
-    def _offer(self, batch: Batch) -> None:
+    def _offer(self, batch: Batch, state: State) -> bool:
+        """Learn from a batch whose last sample this state answered, unless it is not the time; whether it is."""
         if self.operations.held:
-            self._learning.skip(guard.HELD, f"samples {batch.first_seq} to {batch.last_seq}", batch.domain)
-            return
+            self._core.learning.skip(guard.HELD, f"samples {batch.first_seq} to {batch.last_seq}", batch, state)
+            return False
         if self._journal.full:
             detail = f"samples {batch.first_seq} to {batch.last_seq}: the journal is full; pull it: edgecl pull"
-            self._learning.skip(guard.FULL, detail, batch.domain)
-            return
+            self._core.learning.skip(guard.FULL, detail, batch, state)
+            return False
         place = Place(source=self._place.source, position=self._next)
-        if not self._do(partial(self._update, batch, place, []), wait=self._settings.wait):
+        job = partial(self._update, batch, place, [])
+        if self._settings.wait or not self._worker:
+            self._insist(job)
+        elif not self._worker.offer(job):
             detail = f"samples {batch.first_seq} to {batch.last_seq}: learning is behind"
-            self._learning.skip(guard.BUSY, detail, batch.domain)
-
-    def _do(self, job: Callable[[], object], *, wait: bool) -> bool:
-        """Do a job, behind the caller's back where there is a worker; whether it had room for it."""
-        if self._worker:
-            return self._worker.offer(job, wait=wait)
-        job()
+            self._core.learning.skip(guard.BUSY, detail, batch, state)
+            return False
         return True
+
+    def _insist(self, job: Callable[[], object]) -> None:
+        """Do a job: now, or behind the caller's back, who is to `pause` then."""
+        if self._worker:
+            self._worker.insist(job)
+        else:
+            job()
 
     def _update(self, batch: Batch, place: Place | None, outcomes: list[Outcome]) -> None:
         """Learn from a batch; `place` is where its source goes on. What came of it is added to `outcomes`."""
-        outcome = self._learning.update(batch)
+        outcome = self._core.learning.update(batch)
         outcomes.append(outcome)
         self._place = place or self._place
         self._since_checkpoint += outcome != "skipped"
         if self._since_checkpoint >= self._settings.checkpoint_every or outcome == "rolled back":
-            self._checkpoint()  # at once after a roll-back: no crash may bring the bad state back
+            self._checkpoint(journal.Checkpoint.SCHEDULE)  # at once then: no crash may bring the bad state back
 
-    def _checkpoint(self) -> None:
-        """What a checkpoint has learned is in the journal before it is on the disk."""
-        learned = self._learned()
+    def _crowded(self) -> str:
+        used = resident.resident_bytes()
+        over = self._budget_bytes and used > self._budget_bytes
+        return f"{used} bytes resident, the budget is {self._budget_bytes}" if over else ""
+
+    def _checkpoint(self, cause: journal.Checkpoint.Cause.ValueType) -> None:
+        """What a checkpoint has learned is in the journal before it is on the disk, and the samples before that."""
+        learned = self._core.learned(self._place)
         self._sync()
-        number, path = self._checkpoints.write(learned, self._teaching.parts())
-        self._note(records.checkpoint(learned, number, path.name))
+        number, path = self._checkpoints.write(learned, self._core.parts())
+        self._note(records.checkpoint(learned, cause, number, path.name))
         self.checkpoint = path
         self._saved, self._since_checkpoint = learned.place, 0
-
-    def _learned(self) -> Learned:
-        """Everything, as it is now."""
-        bank = self._domains.bank
-        return Learned(
-            bundle=self.bundle.id,
-            place=self._place,
-            bank=bank,
-            states={domain.number: self._learning[domain.number] for domain in bank.domains},
-            active=self._domains.here,
-            router=self._told_by,
-            added=self._teaching.added,
-            tries=self._teaching.tries(),
-        )
 
     def _later(self, job: Callable[[], object]) -> None:
         """Do a small job behind the updates that are under way."""
         if self._worker:
             self._worker.also(job)
         else:
-            job()
+            with self._turn:
+                job()
 
     def _drain(self) -> None:
         """Wait until nothing is left to be learned."""
@@ -412,6 +364,7 @@ class Loop:
             self._later(self._sync)  # an answer does not wait for the disk
 
     def _sync(self) -> None:
+        self._samples.sync()
         self._journal.sync()
         self._synced_ns = self._clock.monotonic_ns()
 
@@ -419,9 +372,15 @@ class Loop:
         if changed := self._clock_watch.look():
             self._note(changed)
 
+    def _keep(
+        self, seq: int, position: int, x: npt.NDArray[Any], y: int | None, domain: int, *, learned: bool = False
+    ) -> None:
+        for dropped in self._samples.keep(seq, position, x, y, domain, learned=learned):
+            self._note(dropped)
+
     def _note(self, record: journal.Record) -> None:
         with self._order:
-            self._write_down(record)
+            self._journalled.append(record)
             count = self._count
             count.samples += isinstance(record, journal.Prediction)
             count.damaged += isinstance(record, journal.Damaged)
@@ -429,31 +388,6 @@ class Loop:
             count.refused += isinstance(record, journal.Guard)
             if self._on_record:
                 self._on_record(record)
-
-    def _write_down(self, record: journal.Record) -> None:
-        """Journal a record; or, of a journal that is full, count it where answers go on without it."""
-        frequent = isinstance(record, journal.Prediction | journal.Damaged | journal.Shift | journal.Dropped) or (
-            isinstance(record, journal.Guard) and record.action == journal.Guard.SKIPPED
-        )
-        if frequent and self._journal.full:
-            gap = self._gap = self._gap or journal.Gap(since_ns=self._clock.monotonic_ns())
-            gap.records += 1
-            if isinstance(record, journal.Prediction):
-                gap.first_seq = gap.first_seq if gap.samples else record.seq
-                gap.last_seq = record.seq
-                gap.samples += 1
-            elif isinstance(record, journal.Dropped):
-                gap.dropped += record.records
-            return
-        if self._gap and (frequent or isinstance(record, journal.End)):  # there is room again, or nothing more comes
-            gap, self._gap = self._gap, None
-            self._journal.append(gap)
-        self._journal.append(record)
-
-    def _check_room(self) -> None:
-        """Before something is changed that must be journalled. Raises RequestError."""
-        if self._journal.full:
-            raise RequestError("the journal is full, so nothing is learned or changed; pull it first: edgecl pull")
 
     def _check_open(self) -> None:
         if not self._open:

@@ -6,23 +6,20 @@ it was. Any thread may call. Answers go on meanwhile, but for moments.
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 import numpy as np
 
-from edgecl import disk, journal, samples, state
+from edgecl import disk, journal, state
 from edgecl.bank import SOURCE
-from edgecl.domains import Domains
+from edgecl.core import Core
 from edgecl.errors import RequestError, StoreError
 from edgecl.labels import Given, Labelled, Refused
-from edgecl.learning import Learning, Outcome
-from edgecl.manifest import Manifest
-from edgecl.preprocess import Preprocess
+from edgecl.learning import Outcome
 from edgecl.samples import Samples
-from edgecl.teaching import Lesson, Teaching
 
 T = TypeVar("T")
 
@@ -82,20 +79,9 @@ class Doing:
 class Operations:
     """Of one open loop."""
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        domains: Domains,
-        learning: Learning,
-        teaching: Teaching,
-        kept: Samples,
-        doing: Doing,
-        *,
-        rehearse: int,
-    ) -> None:
-        self._manifest, self._domains, self._learning = manifest, domains, learning
-        self._teaching, self._samples, self._doing, self._rehearse = teaching, kept, doing, rehearse
-        self._preprocess = Preprocess(manifest.input)
+    def __init__(self, core: Core, kept: Samples, doing: Doing) -> None:
+        self._core, self._manifest, self._domains = core, core.manifest, core.domains
+        self._learning, self._teaching, self._samples, self._doing = core.learning, core.teaching, kept, doing
         self._one = threading.Lock()
         self.held = False
         """While it is set, samples are answered and nothing is learned from them."""
@@ -189,8 +175,7 @@ class Operations:
                 raise RequestError(f"class {name}: {self._manifest.name} has no head to tell it; build it with one")
 
             def add() -> int:
-                index = self._teaching.add_class(name)
-                self._doing.note(journal.Class(index=index, name=name))
+                index = self._core.add_class(name)
                 self._doing.checkpoint()
                 return index
 
@@ -206,42 +191,25 @@ class Operations:
         with self._one:
             self._doing.check_room()
             self._doing.drain()
-            lessons, unchanged, refused = self._lessons(given)
-            if not lessons:
+            known = set(self._teaching.known)
+            learnable, unchanged, refused = self._learnable(given)
+            if not learnable:
                 return Labelled(0, 0, unchanged, 0, refused)
 
             def learn() -> list[Outcome]:
-                here = [  # a domain may have been merged since its sample was looked at
-                    lesson
-                    if lesson.domain in self._domains.bank
-                    else replace(lesson, domain=self._domains.nearest(lesson.white))
-                    for lesson in lessons
-                ]
-                for lesson in here:
-                    self._doing.note(
-                        journal.Label(
-                            seq=lesson.seq,
-                            y=lesson.label,
-                            name=self._teaching.names[lesson.label],
-                            domain=lesson.domain,
-                            before=lesson.before.label if lesson.before else None,
-                        )
-                    )
-                self._teaching.learn(here, self._domains.bank)
-                batches = self._teaching.batches(here, self._rehearse)
-                outcomes = [self._learning.update(batch) for batch in batches]
+                outcomes = self._core.teach(learnable)
                 self._doing.checkpoint()
                 return outcomes
 
             outcomes = self._teach(learn)
-            corrected = sum(lesson.before is not None for lesson in lessons)
-            return Labelled(len(lessons), corrected, unchanged, outcomes.count("committed"), refused)
+            corrected = sum(record.seq in known for record, _ in learnable)
+            return Labelled(len(learnable), corrected, unchanged, outcomes.count("committed"), refused)
 
-    def _lessons(self, given: Sequence[Given]) -> tuple[list[Lesson], int, tuple[Refused, ...]]:
+    def _learnable(self, given: Sequence[Given]) -> tuple[list[tuple[journal.Sample, int]], int, tuple[Refused, ...]]:
         """What can be learned, in the order given; how many labels are known already; what cannot be."""
         found = self._samples.find({one.seq for one in given})
         names = {name: index for index, name in enumerate(self._teaching.names)}
-        lessons: dict[int, Lesson] = {}
+        learnable: dict[int, tuple[journal.Sample, int]] = {}
         refused, unchanged = [], 0
         for row, one in enumerate(given):
             record = found.get(one.seq)
@@ -254,27 +222,11 @@ class Operations:
             else:
                 before = self._teaching.known.get(one.seq)
                 if before and before.label == names[one.name]:
-                    unchanged += one.seq not in lessons
-                    lessons.pop(one.seq, None)
+                    unchanged += one.seq not in learnable
+                    learnable.pop(one.seq, None)
                 else:
-                    lessons[one.seq] = self._lesson(record, names[one.name])
-        return list(lessons.values()), unchanged, tuple(refused)
-
-    def _lesson(self, record: journal.Sample, label: int) -> Lesson:
-        x = samples.array(record)
-        batch = self._preprocess.batch([self._preprocess.check(x)])
-        with self._doing.turn:
-            placed = self._domains.place(record.domain, batch)
-        return Lesson(
-            seq=record.seq,
-            label=label,
-            domain=placed.domain,
-            x=x,
-            taps=placed.taps,
-            white=placed.white,
-            program=int(placed.logits.argmax()),
-            before=self._teaching.known.get(record.seq),
-        )
+                    learnable[one.seq] = record, names[one.name]
+        return list(learnable.values()), unchanged, tuple(refused)
 
     # parts
 
@@ -304,7 +256,7 @@ class Operations:
         with self._doing.turn:
             name = name or self._domains.name(number)
             seq = self._doing.next_seq()
-            self._doing.note(journal.Domain(what=what, seq=seq, domain=number, name=name, other=other))
+            self._doing.note(journal.Domain(what=what, seq=seq, domain=number, name=name, other=other, asked=True))
             change()
         self._doing.drain()
 

@@ -8,9 +8,10 @@ from edgecl import __version__, _runtime, boot, journal
 from edgecl.answer import Answer
 from edgecl.bundle import Bundle
 from edgecl.checkpoints import Learned
+from edgecl.domains import Seen
+from edgecl.processor import processor
 from edgecl.router import Event, Turn
 from edgecl.settings import Settings
-from edgecl.state import State
 
 EVENTS: Final[Mapping[Event, journal.Domain.Event.ValueType]] = {
     "began": journal.Domain.BEGAN,
@@ -38,6 +39,7 @@ def run(
     domains: int,
     learned: Learned,
     seen: int,
+    checkpoint: int,
     source: str,
     told: Mapping[str, str],
 ) -> journal.Run:
@@ -76,24 +78,26 @@ def run(
         domain=learned.active,
         lineage=bundle.manifest.lineage,
         version=bundle.manifest.version,
+        checkpoint=checkpoint,
+        processor=processor(),
+        domains=kept(learned),
     )
 
 
-def prediction(
-    answer: Answer, *, state: State, domain: int, position: int, y: int | None, latency_ns: int
-) -> journal.Prediction:
-    """A sample was answered, by this state."""
+def prediction(answer: Answer, seen: Seen, *, position: int, y: int | None, latency_ns: int) -> journal.Prediction:
+    """A sample was answered."""
     return journal.Prediction(
         seq=answer.seq,
         label=answer.index,
         confidence=answer.confidence,
         entropy=answer.entropy,
-        step=state.step,
+        step=seen.state.step,
         position=position,
         y=y,
         similarity=answer.similarity,
         novel=answer.novel,
-        domain=domain,
+        domain=seen.domain,
+        changes=seen.view.number,
         latency_ns=latency_ns,
     )
 
@@ -103,7 +107,9 @@ def turn(made: Turn, name: str, seq: int) -> journal.Domain:
     return journal.Domain(what=EVENTS[made.event], seq=seq, domain=made.domain, name=name, other=made.other)
 
 
-def checkpoint(learned: Learned, number: int, file: str) -> journal.Checkpoint:
+def checkpoint(
+    learned: Learned, cause: journal.Checkpoint.Cause.ValueType, number: int, file: str
+) -> journal.Checkpoint:
     """What was learned is on the disk."""
     state = learned.states[learned.active]
     return journal.Checkpoint(
@@ -112,13 +118,20 @@ def checkpoint(learned: Learned, number: int, file: str) -> journal.Checkpoint:
         seen=state.seen,
         digest=state.digest,
         file=file,
-        domains=[
-            journal.Kept(
-                domain=domain.number,
-                name=domain.name,
-                step=learned.states[domain.number].step,
-                digest=learned.states[domain.number].digest,
-            )
-            for domain in learned.bank.domains
-        ],
+        cause=cause,
+        active=learned.active,
+        domains=kept(learned),
     )
+
+
+def kept(learned: Learned) -> list[journal.Kept]:
+    """All domains of the bank."""
+    return [
+        journal.Kept(
+            domain=domain.number,
+            name=domain.name,
+            step=learned.states[domain.number].step,
+            digest=learned.states[domain.number].digest,
+        )
+        for domain in learned.bank.domains
+    ]

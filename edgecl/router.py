@@ -115,6 +115,7 @@ class Router:
         self._recent: deque[Founder] = deque(maxlen=shift.WINDOW)
         self._founding: Founding | None = None
         self._stayed = hysteresis
+        self._unused = SOURCE + 1  # a number that was given up is not given again in this run
         self.bank = bank
         self.active = active if active in bank else SOURCE
         """Of the last sample; a number that is not in the bank is that of a domain being founded."""
@@ -141,7 +142,8 @@ class Router:
                 self._founding, self._watch = None, Watch()
         elif shifted and shifted.began:
             rising = max(1, min(self._watch.rising, len(self._recent)))
-            self.active = self.bank.following
+            self.active = max(self.bank.following, self._unused)
+            self._unused = self.active + 1
             self._founding = Founding(self.active, list(self._recent)[-rising:])
             turns.append(Turn("began", self.active))
         self._stayed += 1

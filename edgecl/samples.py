@@ -40,9 +40,12 @@ class Samples:
         self._segments = 0
 
     def keep(
-        self, seq: int, position: int, x: npt.NDArray[Any], y: int | None, domain: int
+        self, seq: int, position: int, x: npt.NDArray[Any], y: int | None, domain: int, *, learned: bool = False
     ) -> Sequence[journal.Dropped]:
-        """Keep a sample, and tell what had to go for it. Raises JournalError."""
+        """Keep a sample that was answered, or `learned` from with its label instead; tell what had to go for it.
+
+        Raises JournalError.
+        """
         if not self._journal:
             return ()
         self._journal.append(
@@ -54,6 +57,7 @@ class Samples:
                 shape=x.shape,
                 x=np.ascontiguousarray(x, x.dtype.newbyteorder("<")).tobytes(),
                 domain=domain,
+                learned=learned,
             )
         )
         if self._journal.number != self._segments:
@@ -62,7 +66,7 @@ class Samples:
         return ()
 
     def find(self, seqs: Collection[int]) -> dict[int, journal.Sample]:
-        """Those of these samples that are kept. Raises JournalError."""
+        """Those of these samples that were answered and are kept. Raises JournalError."""
         wanted = set(seqs)
         if self._journal:
             self._journal.sync()
@@ -71,8 +75,13 @@ class Samples:
         return {
             record.seq: record
             for record in journal.read(self._directory)
-            if isinstance(record, journal.Sample) and record.seq in wanted
+            if isinstance(record, journal.Sample) and record.seq in wanted and not record.learned
         }
+
+    def sync(self) -> None:
+        """Make what is kept durable. Raises JournalError."""
+        if self._journal:
+            self._journal.sync()
 
     def cut(self) -> None:
         """Seal the segment that is being written; the next sample begins another."""

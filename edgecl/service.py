@@ -221,7 +221,12 @@ class Service:
             return {}  # a damaged record is no reason not to answer
         for one in reversed(known):
             if one.bundle == current:
-                return {"deployment": str(one.number), "deployed_by": one.by, "signed_by": one.signed_by}
+                return {
+                    "deployment": str(one.number),
+                    "deployed_by": one.by,
+                    "signed_by": one.signed_by,
+                    "learned": one.learned,
+                }
         return {}
 
     def _record(self, record: Record) -> None:

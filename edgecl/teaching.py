@@ -25,6 +25,7 @@ from edgecl.labels import Known
 from edgecl.learning import Batch
 from edgecl.manifest import Manifest
 from edgecl.rehearsal import Rehearsal, Stored
+from edgecl.view import Views
 
 Floats = npt.NDArray[np.float32]
 
@@ -66,7 +67,7 @@ class Taught:
 
 
 class Teaching:
-    """The thread that learns changes it; any may ask for logits."""
+    """Used by the thread that learns. Answers see it by its `views`."""
 
     def __init__(
         self,
@@ -77,12 +78,12 @@ class Teaching:
         *,
         seed: int,
         budget_bytes: int,
+        views: Views,
     ) -> None:
         """`source`: the sums of source samples; without them there are no heads. Raises StoreError."""
-        self._manifest, self._source, self._detector = manifest, source, detector
+        self._manifest, self._source, self._detector, self._views = manifest, source, detector, views
         self._members: dict[int, Floats] = {}  # by class that was added, the sum that its prototype is made of
-        self.prototypes: Code | None = None
-        """Of the classes that were added and have labels, for the detector."""
+        self._prototypes: Code | None = None
         self.added: tuple[str, ...] = resumed.learned.added if resumed else ()
         self._taught: dict[int, Taught] = {}
         self.known: dict[int, Known] = {}
@@ -99,6 +100,7 @@ class Teaching:
                 taught = Taught(head.load(path, self._start(resumed.learned.bank[number])))
                 taught.tries.extend(tries)
                 self._taught[number] = taught
+        self._show()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -119,19 +121,12 @@ class Teaching:
         taught = self._taught.get(domain)
         return taught is not None and taught.answers
 
-    def logits(self, domain: int, program: Floats, white: Floats | None) -> Floats:
-        """Logits of all classes, by the head or by the program [C], for a sample with these whitened taps [F]."""
-        taught, added = self._taught.get(domain), len(self.added)
-        if taught and taught.answers and white is not None:
-            scores: Floats = taught.sums.solve()(white[None])[0].astype(np.float32)
-            return scores
-        return np.pad(program, (0, added), constant_values=-np.inf) if added else program
-
     def add_class(self, name: str) -> int:
         """A class joins at the end; its index."""
         self.added = (*self.added, name)
         for taught in self._taught.values():
             taught.sums = taught.sums.widen(len(self.names))
+        self._show()
         return len(self.names) - 1
 
     def learn(self, lessons: Sequence[Lesson], bank: Bank) -> None:
@@ -150,6 +145,7 @@ class Teaching:
             self._rehearsal.add(Stored(lesson.seq, lesson.label, lesson.domain, lesson.x))
             self.known[lesson.seq] = Known(lesson.label, lesson.domain)
         self._prototype()
+        self._show()
 
     def batches(self, lessons: Sequence[Lesson], rehearse: int) -> list[Batch]:
         """Batches for `learn`: half new and half rehearsed samples; then `rehearse` times as many of rehearsed alone.
@@ -189,12 +185,14 @@ class Teaching:
                 merged.sums = merged.sums.plus(taught.sums)
                 merged.tries.extend(taught.tries)
             self._taught[one] = merged
+        self._show()
 
     def forget(self, domain: int) -> None:
         """Forget what a domain was taught."""
         self._taught.pop(domain, None)
         self._rehearsal.drop(domain)
         self.known = {seq: known for seq, known in self.known.items() if known.domain != domain}
+        self._show()
 
     def tries(self) -> Mapping[int, str]:
         """As a checkpoint keeps them: a digit a lesson, the program's before the stroke and the head's behind it."""
@@ -210,6 +208,11 @@ class Teaching:
             rehearsal=rehearsal.dump(self._rehearsal) if len(self._rehearsal) else None,
             labels=labels.dump(self.known, self._members) if self.known else None,
         )
+
+    def _show(self) -> None:
+        """Let answers see what was taught until now."""
+        heads = {number: taught.sums for number, taught in self._taught.items() if taught.answers}
+        self._views.change(heads=heads, names=self.names, prototypes=self._prototypes)
 
     def _start(self, domain: Domain) -> Sums:
         """The head of a domain before any label."""
@@ -238,7 +241,7 @@ class Teaching:
     def _prototype(self) -> None:
         """Make the prototypes anew; a class that has lost its labels has none."""
         sums = [self._members[label] for label in sorted(self._members) if self._members[label].any()]
-        self.prototypes = self._detector.prototypes(np.stack(sums)) if self._detector and sums else None
+        self._prototypes = self._detector.prototypes(np.stack(sums)) if self._detector and sums else None
 
     def _in_program(self, label: int) -> bool:
         return label < len(self._manifest.classes)

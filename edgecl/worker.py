@@ -23,13 +23,22 @@ class Worker:
         if self._failure:
             raise self._failure
 
-    def offer(self, job: Job, *, wait: bool) -> bool:
-        """Run a job when those before it are done. While one runs and one waits, wait as well, or say False."""
+    def offer(self, job: Job) -> bool:
+        """Run a job when those before it are done. While one runs and one waits, say False instead."""
         self.check()
-        if not self._room.acquire(blocking=wait):
+        if not self._room.acquire(blocking=False):
             return False
         self._jobs.put((job, True))
         return True
+
+    def insist(self, job: Job) -> None:
+        """Run a job when those before it are done, however many; the caller is to `pause` once it holds no lock."""
+        self.check()
+        self._jobs.put((job, True))
+
+    def pause(self) -> None:
+        """Wait, for each job that was insisted on, until no more than one waits while another runs."""
+        self._room.acquire()
 
     def also(self, job: Job) -> None:
         """Run a small job that takes nobody's turn."""

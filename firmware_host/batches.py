@@ -146,7 +146,7 @@ def _columns(gathered: _Gathered, channels: Mapping[int, Channel]) -> dict[str, 
     """Topic -> where its records stand among all, and their columns. Raises DecodeError."""
     data = gathered.data()
     numbers, starts, stops = gathered.places()
-    found = {}
+    found: dict[str, tuple[Places, dict[str, pa.Array]]] = {}
     for number in np.unique(numbers):
         topic = channels[int(number)].topic
         if topic not in TOPICS:

@@ -154,8 +154,10 @@ class _Cursor:
         first = int(lengths[0]) if len(lengths) else 0
         if first and (lengths == first).all():  # as digests and boots are
             window = np.ndarray((len(self._data) - first + 1, first), np.uint8, self._data, strides=(1, 1))
-            return window[starts].reshape(-1)
-        return self._data[np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])]
+            gathered: Bytes = window[starts].reshape(-1)
+        else:
+            gathered = self._data[np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])]
+        return gathered
 
     def _fixed(self, field: FieldDescriptor, rows: Places) -> Array:
         words = self._words[self._at[rows]]

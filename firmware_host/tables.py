@@ -103,6 +103,7 @@ def from_columns(kind: Descriptor, found: Mapping[str, Column]) -> dict[str, pa.
     """Columns that were decoded together, under the names of the table but for what the stamp gives."""
     out = {field.name: _array(field, found[field.name]) for field in fields(kind)}
     stamp = kind.fields_by_name["stamp"].message_type
+    assert stamp is not None  # a type of its own, and no number
     for name in ("boot", "sequence", "monotonic_ns", "wall_ns", "quality"):
         out[f"stamp.{name}"] = _array(stamp.fields_by_name[name], found[f"stamp.{name}"])
     return out
@@ -120,6 +121,7 @@ def from_records(kind: Descriptor, records: Sequence[Message]) -> dict[str, pa.A
             values = [value(record) for record in records]
         out[name] = pa.array(values, _type(field))
     stamp = kind.fields_by_name["stamp"].message_type
+    assert stamp is not None  # a type of its own, and no number
     for name in ("boot", "sequence", "monotonic_ns", "wall_ns", "quality"):
         field = stamp.fields_by_name[name]
         value = _getter(field)

@@ -15,6 +15,7 @@ from edgecl.bundle import open_bundle, read_detector, read_state
 from edgecl.engine import open_program
 from edgecl.errors import BundleError, EdgeclError, ProgramError, StoreError
 from edgecl.journal import Checkpoint, Damaged, End, Guard, Prediction, Record, Run, Update
+from edgecl.labels import Given
 from edgecl.loop import Loop
 from edgecl.manifest import Guard as GuardSettings
 from edgecl.settings import MAX_SEED, SettingError, Settings
@@ -300,8 +301,35 @@ def test_a_live_source_leaves_batches_out_when_learning_is_behind(
     assert {guard.reason for guard in left_out} == {"busy"}
     assert len(updates) + len(left_out) == 150
     assert len(updates) >= 2, "one at once, one that waited"
-    told = {int(guard.detail.split()[1]) for guard in left_out}
+    told = {guard.first_seq for guard in left_out}
+    assert all(guard.last_seq == guard.first_seq + 3 for guard in left_out)
     assert told | {update.first_seq for update in updates} == set(range(0, 600, 4))
+
+
+@MODES
+def test_an_answer_says_how_much_learning_it_had_seen(
+    looped: Path, tmp_path: Path, images: Pixels, settings: Settings
+) -> None:
+    """The count of changes stands for one state: answers that have the same one have the same step."""
+    with Loop(looped, tmp_path, settings) as loop:
+        predict(loop, images[:120])
+    answers = only(Prediction, tmp_path)
+    assert [one.changes for one in answers] == sorted(one.changes for one in answers)
+    first = answers[0].changes
+    assert all(one.step == one.changes - first for one in answers)
+    assert answers[-1].step > 20
+
+
+def test_samples_learned_with_labels_at_hand_are_kept_for_replay_alone(
+    looped: Path, tmp_path: Path, images: Pixels
+) -> None:
+    with Loop(looped, tmp_path, Settings(sync=True, keep_bytes=1 << 20)) as loop:
+        predict(loop, images[:2])
+        loop.learn(images[2:5], [1, 2, 3])
+        refused = loop.operations.label([Given(3, "cat")]).refused
+        assert [one.seq for one in refused] == [3]
+    kept = [record for record in journal.read(tmp_path / "samples") if isinstance(record, journal.Sample)]
+    assert [(one.seq, one.learned, one.y) for one in kept] == [(0, 0, 0), (1, 0, 0), (2, 1, 1), (3, 1, 2), (4, 1, 3)]
 
 
 @MODES

@@ -316,7 +316,7 @@ def test_any_sequence_of_operations_leaves_the_other_domains_bit_identical(loope
 
 def _entries(loop: Loop) -> dict[str, Any]:
     """What a checkpoint of now names for each domain."""
-    loop._checkpoint()
+    loop.operations.snapshot()
     assert loop.checkpoint
     index = Checkpoints(loop.checkpoint.parent)._read(loop.checkpoint)
     return {entry.name: (entry.state, entry.signature, entry.calibration, entry.head) for entry in index.domains}

@@ -1,0 +1,122 @@
+"""Whether the replay journals what the board did, and the first record where it does not."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from edgecl.journal import Checkpoint, Domain, Guard, Label, Prediction, Record, Run, Shift, Update
+
+TOLERANCE: Final = 1e-3
+"""Of numbers on another processor: absolute up to 1, relative above. Kernels differ there in the last bits of sums, and
+learning carries that on."""
+
+_TIMES: Final[Mapping[type[Record], tuple[str, ...]]] = {
+    Prediction: ("stamp", "latency_ns"),
+    Update: ("stamp", "duration_ns"),
+    Checkpoint: ("stamp", "number", "file", "step", "seen", "digest", "active"),  # of the domain it was in just then
+}
+_DIGESTS: Final = frozenset(("digest", "detail"))
+"""Text that follows from numbers: on another processor it says nothing."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first record that differs."""
+
+    recorded: Record | None
+    """None where the board did nothing."""
+    replayed: Record | None
+    """None where the replay does nothing."""
+
+    @property
+    def step(self) -> int:
+        """Update that was computed, or that had been when the sample was answered."""
+        one = self.recorded or self.replayed
+        return one.step if isinstance(one, Update | Guard | Prediction | Checkpoint | Run) else 0
+
+    @property
+    def seq(self) -> int | None:
+        """Sample that the record is of."""
+        one = self.recorded or self.replayed
+        if isinstance(one, Update | Guard):
+            return one.last_seq
+        return one.seq if isinstance(one, Prediction | Shift | Domain | Label) else None
+
+    def fields(self) -> dict[str, tuple[Any, Any]]:
+        """Fields that differ: recorded and replayed."""
+        one, other = _plain(self.recorded), _plain(self.replayed)
+        return {
+            name: (one.get(name), other.get(name))
+            for name in dict.fromkeys((*one, *other))
+            if one.get(name) != other.get(name)
+        }
+
+
+class DivergenceError(Exception):
+    """The replay does something else than the board did."""
+
+    def __init__(self, recorded: Record | None, replayed: Record | None) -> None:
+        self.difference = Difference(recorded, replayed)
+        super().__init__("diverged")
+
+
+class Comparison:
+    """Of one run."""
+
+    def __init__(self, *, tolerant: bool) -> None:
+        """`tolerant`: the board's processor was of another kind."""
+        self._tolerant = tolerant
+        self.exact = True
+        """Whether all was equal to the bit until now."""
+
+    def check(self, recorded: Record, replayed: Record) -> None:
+        """Raises DivergenceError."""
+        if type(recorded) is not type(replayed):
+            raise DivergenceError(recorded, replayed)
+        one, other = _without_times(recorded), _without_times(replayed)
+        if one == other:
+            return
+        if not self._tolerant or not _alike(_plain(recorded), _plain(replayed)):
+            raise DivergenceError(recorded, replayed)
+        self.exact = False
+
+
+def _without_times(record: Record) -> bytes:
+    copy = type(record)()
+    copy.CopyFrom(record)  # type: ignore[arg-type]
+    for name in _TIMES.get(type(record), ("stamp",)):
+        copy.ClearField(name)  # type: ignore[arg-type]
+    return copy.SerializeToString(deterministic=True)
+
+
+def _plain(record: Record | None) -> dict[str, Any]:
+    """Fields by name, as values that compare; not-a-number is text, so that it is like itself."""
+    if record is None:
+        return {}
+    skipped = _TIMES.get(type(record), ("stamp",))
+    return {field.name: _value(value) for field, value in record.ListFields() if field.name not in skipped}
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, float):
+        return "nan" if math.isnan(value) else value
+    if hasattr(value, "ListFields"):
+        return {field.name: _value(one) for field, one in value.ListFields()}
+    if isinstance(value, str | bytes | int):
+        return value
+    return tuple(_value(one) for one in value)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    if isinstance(one, dict) and isinstance(other, dict):
+        names = {*one, *other} - _DIGESTS
+        return all(_alike(one.get(name, 0.0), other.get(name, 0.0)) for name in names)
+    if isinstance(one, tuple) and isinstance(other, tuple):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    if isinstance(one, float) or isinstance(other, float):
+        try:
+            return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+        except TypeError:
+            return False
+    return bool(one == other)

@@ -2,7 +2,7 @@
 
 Blocks of random length, around the end if need be, are drawn from the stream until it is as long again (Politis and
 Romano 1994); the mean length follows the correlation that the stream has (Politis and White 2004, as corrected by
-Patton, Politis and White 2009). Figures are functions of sums over the stream, so a resample is a weight for each place.
+Patton, Politis and White 2009). Figures are functions of sums over the stream, so a resample is a weight a place.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from firmware_host.evaluate import metrics
 from firmware_host.evaluate.evaluation import Interval
 
 Floats = npt.NDArray[np.float64]
@@ -54,9 +55,9 @@ def interval(features: Floats, figure: Figure, along: Floats, n: int, *, seed: i
 def mean(values: npt.NDArray[Any], *, seed: int = 0) -> Interval:
     """The interval of a mean over the stream."""
     place = cells(len(values))
-    counts = np.bincount(place).astype(np.float64)
-    sums = np.bincount(place, np.asarray(values, np.float64))
-    return interval(np.stack([sums, counts], 1), ratio, sums / counts, len(values), seed=seed)
+    size = int(place[-1]) + 1
+    counts, found = metrics.sums(place, size), metrics.sums(place, size, np.asarray(values, np.float64))
+    return interval(np.stack([found, counts], 1), ratio, found / counts, len(values), seed=seed)
 
 
 def ratio(sums: Floats) -> Floats:

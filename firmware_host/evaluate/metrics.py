@@ -80,9 +80,15 @@ def reliability(confidence: Given, correct: Given, bins: int = BINS) -> Reliabil
     return Reliability(
         edges,
         np.bincount(places, minlength=bins),
-        np.bincount(places, values, bins),
-        np.bincount(places, right, bins),
+        sums(places, bins, values),
+        sums(places, bins, right),
     )
+
+
+def sums(places: Given, size: int, values: Given | None = None) -> Floats:
+    """The sum of the values at each place, or how many there are."""
+    found: Floats = np.bincount(places, values, size).astype(np.float64)
+    return found
 
 
 def bin_of(confidence: Given, bins: int = BINS) -> npt.NDArray[np.intp]:
@@ -112,7 +118,7 @@ def fpr95(inside: Given, outside: Given) -> float:
 
 
 def jensen_shannon(one: Given, other: Given) -> float:
-    """Distance of two distributions given as counts, 0 to 1: the root of the divergence in bits (Endres, Schindelin)."""
+    """Distance of two distributions given as counts, 0 to 1: root of the divergence in bits (Endres, Schindelin)."""
     p, q = np.asarray(one, np.float64), np.asarray(other, np.float64)
     if not p.sum() or not q.sum():
         return float("nan")

@@ -28,10 +28,12 @@ WITH
 b AS (SELECT DISTINCT device, bundle, coalesce(nullif(lineage, ''), name) AS lineage FROM runs WHERE bundle <> ''),
 p AS (
     SELECT a.device, lineage, count(*) AS answers, count(truth) AS labelled,
-        (count(*) FILTER (correct)) / nullif(count(truth), 0) AS accuracy, avg(entropy) FILTER (isfinite(entropy)) AS entropy,
+        (count(*) FILTER (correct)) / nullif(count(truth), 0) AS accuracy,
+        avg(entropy) FILTER (isfinite(entropy)) AS entropy,
         avg(confidence) FILTER (isfinite(confidence)) AS confidence,
         if(count(similarity) > 0, avg(novel::INT), NULL) AS novel,
-        approx_quantile(latency_ns, 0.95) / 1e6 AS latency_p95_ms, epoch_us(min(time)) AS first, epoch_us(max(time)) AS last
+        approx_quantile(latency_ns, 0.95) / 1e6 AS latency_p95_ms,
+        epoch_us(min(time)) AS first, epoch_us(max(time)) AS last
     FROM answers a JOIN b ON a.device = b.device AND a.bundle = b.bundle GROUP BY ALL
 ),
 u AS (
@@ -58,13 +60,16 @@ def evaluate_fleet(store: HostStore, devices: Sequence[str] | None = None) -> Fl
     for row in rows:
         row["first"], row["last"] = at(row["first"]), at(row["last"])
         row |= {"distance": 0.0, "odd": ""}
-    notes = []
+    notes: list[str] = []
+    few: list[str] = []
     for lineage in dict.fromkeys(row["lineage"] for row in rows):
         of = [row for row in rows if row["lineage"] == lineage]
         if len(of) >= FEW:
             _compare(of)
-        elif len(rows) > 1:
-            notes.append(f"{lineage}: on {len(of)} devices, too few to tell which is odd; {FEW} are enough")
+        else:
+            few.append(lineage)
+    if few and len(rows) > 1:
+        notes.append(f"too few devices to tell which is odd ({FEW} of a lineage are enough): {', '.join(few)}")
     ordered = sorted(rows, key=lambda row: (-row["distance"], row["device"], row["lineage"]))
     return Fleet(tuple(Overview(**row) for row in ordered), tuple(notes))
 

@@ -1,9 +1,10 @@
 """Which answers to label: those of which a label is worth most, of those whose samples are there to look at.
 
-What a label is worth is guessed by how unsure the answer was (its entropy: uncertainty sampling, Lewis and Gale 1994) and
-how unlike the source its sample is. Of the samples worth most, a greedy choice then takes the one that is worth most times
-how far it is from all chosen before, by its own numbers made coarse: the same thing is not labelled twice (farthest first,
-as in core-sets: Sener and Savarese 2018). Nothing is drawn; the same store gives the same queue.
+What a label is worth is guessed by how unsure the answer was (its entropy: uncertainty sampling, Lewis and Gale 1994)
+and how unlike the source its sample is. Of the samples worth most, a greedy choice then takes the one whose worth,
+times its distance from all chosen before, is largest; distances are those of samples made coarse. So the same thing is
+not labelled twice (farthest first, as in core-sets: Sener and Savarese 2018). Nothing is drawn: the same store gives
+the same queue.
 """
 
 import hashlib
@@ -25,6 +26,8 @@ POOL: Final = 20
 MOST_POOL: Final = 20_000
 SIDE: Final = 8
 """Of a sample made coarse, along each of its axes."""
+COLUMNS: Final = ("seq", "class", "answer", "confidence", "entropy", "similarity", "domain", "why")
+"""Of a file; `edgecl label --csv` takes the first two."""
 SAME: Final = 1e-3
 """Distance, of the largest there is, below which two samples are the same."""
 
@@ -59,9 +62,8 @@ def suggest(gathered: Gathered, count: int) -> Queue:
     answers, notes = gathered.answers, []
     here = np.isin(answers.seq, gathered.kept)
     if gathered.recording is None or not here.any():
-        raise StoreError(
-            f"{gathered.lineage.device}: no samples are here to be labelled; keep some (edgecl run --keep) and pull them"
-        )
+        device = gathered.lineage.device
+        raise StoreError(f"{device}: no samples are here to be labelled; keep some (edgecl run --keep) and pull them")
     open_ = here & ~answers.known
     if not open_.any():
         notes.append("every sample that is here has its label")
@@ -138,12 +140,12 @@ def _look(
 
 def coarse(x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     """A sample as few numbers: means over at most SIDE stretches of each axis."""
-    found = x.astype(np.float32)
+    found: npt.NDArray[np.float32] = x.astype(np.float32)
     for axis, size in enumerate(x.shape):
         if size > SIDE:
             starts = np.arange(SIDE) * size // SIDE
             lengths = np.diff(np.append(starts, size)).reshape([-1 if one == axis else 1 for one in range(x.ndim)])
-            found = np.add.reduceat(found, starts, axis) / lengths
+            found = (np.add.reduceat(found, starts, axis) / lengths).astype(np.float32)
     return found.reshape(-1)
 
 

@@ -18,11 +18,11 @@ Floats = npt.NDArray[np.float64]
 Figure = Callable[[Floats], Floats]
 """From sums [resamples, features] to a number each."""
 
-RESAMPLES: Final = 1000
+RESAMPLES: Final = 600
 COVERED: Final = 0.95
 LEAST: Final = 50
 """Answers below which there is no interval."""
-_CELLS: Final = 4096
+_CELLS: Final = 1024
 """Places of a longer stream are put together, neighbours with neighbours, until there are no more than these."""
 _AT_ONCE: Final = 1 << 22
 """Blocks that are drawn at once."""
@@ -90,7 +90,8 @@ def block_length(values: npt.NDArray[Any]) -> float:
     if spectrum <= 0:
         return 1.0
     best = (2 * slope**2 / (2 * spectrum**2) * n) ** (1 / 3)
-    return float(np.clip(best, 1.0, np.ceil(min(3 * np.sqrt(n), n / 3))))
+    found = float(np.clip(best, 1.0, np.ceil(min(3 * np.sqrt(n), n / 3))))
+    return found if found > 1.2 else 1.0  # no blocks are quicker drawn
 
 
 def _weights(n: int, length: float, seed: int) -> Iterator[Floats]:

@@ -8,8 +8,8 @@ import numpy as np
 
 from edgecl.commands.table import aligned
 from firmware_host.evaluate.evaluation import (
-    Against,
     AccuracyMatrix,
+    Against,
     Evaluation,
     Fleet,
     Interval,
@@ -77,8 +77,8 @@ def _facts(found: Evaluation) -> list[tuple[str, str]]:
         )
     ends = f"{behaviour.entropy_first:.3f} in the first tenth, {behaviour.entropy_last:.3f} in the last"
     rows.append(("entropy", f"{_interval(behaviour.entropy)}; {ends}"))
-    steady = f"{_percent(behaviour.steady)} as the answer before; classes moved by {behaviour.drift:.3f}"
-    rows.append(("answers are", steady))
+    steady = f"{_percent(behaviour.steady)} are as the answer before; their classes moved by {behaviour.drift:.3f}"
+    rows.append(("stream", steady))
     if behaviour.novel is not None:
         similar = f"; similarity {behaviour.similarity_first:.3f}, then {behaviour.similarity_last:.3f}"
         shifts = f"; {behaviour.shifts} shift{'s' * (behaviour.shifts != 1)}"
@@ -144,7 +144,7 @@ def bars(values: Sequence[float | None]) -> str:
 def _domains(found: Evaluation) -> str:
     if len(found.domains) < 2:
         return ""
-    rows = [("domain", "answers", "labels", "accuracy", "before", "with", "entropy", "novel", "visits", "updates")]
+    rows = [("domain", "answers", "labels", "accuracy", "as built", "learned", "entropy", "novel", "visits", "updates")]
     for one in found.domains[:FEW]:
         accuracy = _interval(one.accuracy) if one.accuracy else "-"
         of = (_share(one.before), _share(one.after), f"{one.entropy:.3f}", _share(one.novel))
@@ -181,7 +181,8 @@ def _recoveries(found: Sequence[Recovery]) -> str:
         if one.answers is None or one.seconds is None:
             back = "not before the next"
         else:
-            back = f"{one.answers} answers, {_seconds(one.seconds)}" if one.answers else "never worse"
+            count = f"{one.answers} answer{'s' * (one.answers != 1)}, {_seconds(one.seconds)}"
+            back = count if one.answers else "never worse"
         rows.append((one.what, str(one.seq), one.by, f"{one.before:.3f}", f"{one.worst:.3f}", back))
     return aligned(rows) + _more(len(found))
 

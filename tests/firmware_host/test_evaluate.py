@@ -292,7 +292,7 @@ def test_without_labels_there_is_still_something_to_say(tmp_path: Path) -> None:
     put(tmp_path, "cam", [run("door"), *quiet, Shift(seq=150, began=True, test="window")])
     tables(tmp_path)
     (found,) = figures(tmp_path, "cam")
-    assert found.accuracy is found.matrix is found.novelty is found.calibration.ece is None
+    assert [found.accuracy, found.matrix, found.novelty, found.calibration.ece] == [None] * 4
     assert found.behaviour.entropy.low is not None and 0 < found.behaviour.steady < 1
     assert [one.by for one in found.recoveries] == ["entropy"]
     assert any(note.startswith("no labels: bring some with --labels FILE") for note in found.notes)

@@ -110,7 +110,7 @@ class Session:
                 self._heard = time.monotonic()
                 if "rc" in content or "err" in content:
                     raise self._refusal(asked, message.body)
-                return smp.unpack(message.body, kind)
+                return smp.convert(content, kind)
             except smp.MalformedError as error:
                 self.broken = True
                 raise LinkError(

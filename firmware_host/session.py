@@ -16,7 +16,7 @@ from edgecl.messages import Code, HelloAnswer
 from edgecl.smp import Message
 from firmware_host.links.link import Connection, Link
 
-OUTSTANDING: Final = 32
+OUTSTANDING: Final = 64
 """Requests on their way at a time."""
 LINE_PIECES: Final = 8
 """Pieces in a message of a transfer over a serial line."""

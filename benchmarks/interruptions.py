@@ -19,7 +19,9 @@ import results
 
 ROOT: Final = Path(__file__).parent.parent
 TESTS: Final = ROOT / "tests" / "deploy"
-SOURCES: Final = ("edgecl", "firmware_host", "tests/deploy")
+SOURCES: Final = (
+    "edgecl/**/*.py", "firmware_host/**/*.py", "tests/deploy/interrupted.py", "tests/deploy/test_continuity.py",
+)  # fmt: skip
 STATES: Final = (
     "", "RECEIVE", "VERIFY", "STAGE", "TRIAL", "QUIESCE", "SWITCH", "PROBATION", "COMMIT", "ROLLBACK", "CLEAN", "END",
 )  # fmt: skip
@@ -52,7 +54,7 @@ def part(way: str, number: int, say: Say) -> list[dict[str, Any]]:
     name = f"test_interruptions.py::test_no_interruption_harms_a_board[{way}]"
     count = PARTS[way][1]
     found: list[dict[str, Any]] = _kept(
-        f"{way}{number}", name, "EDGECL_TALLY", EDGECL_INTERRUPTIONS=str(count), EDGECL_SEED=str(100 + number)
+        f"{way}{number}-{count}", name, "EDGECL_TALLY", EDGECL_INTERRUPTIONS=str(count), EDGECL_SEED=str(100 + number)
     )
     say(f"{way} {number}: {len(found)} deployments, {sum(bool(one['wrong']) for one in found)} wrong")
     if len(found) != count:
@@ -78,8 +80,8 @@ def _kept(key: str, test: str, where: str, **more: str) -> Any:
 
 def _digest() -> str:
     """Of the sources."""
-    paths = sorted(path for folder in SOURCES for path in (ROOT / folder).rglob("*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in [*paths, Path(__file__)])).hexdigest()[:12]
+    paths = sorted(path for pattern in SOURCES for path in ROOT.glob(pattern))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()[:12]
 
 
 def render(found: dict[str, Any]) -> list[str]:
@@ -88,12 +90,12 @@ def render(found: dict[str, Any]) -> list[str]:
     switch = sorted(one["switch_ms"] for one in pauses)
     trial = max(one["longest_during_trial_ms"] for one in pauses)
     return [
-        "A host deploys to boards whose services learn all the time. Each deployment is interrupted once, at a time drawn "
-        "from 0 to 1.1 times what it takes undisturbed, by SIGKILL in 85 of 100 cases and by SIGTERM in the others: the "
-        "agent, the deployer or the service; over SSH also the host's `ssh` or the board's session of sshd, or the line "
-        "falls silent while the connection stays. The service is started again as a service manager does, and the host "
-        "deploys again. The store is looked at right after the interruption, before anything is started again, and at "
-        "the end.",
+        "A host deploys to boards whose services learn all the time. Each deployment is interrupted once, at a time "
+        "drawn from 0 to 1.1 times what it takes undisturbed, by SIGKILL in 85 of 100 cases and by SIGTERM in the "
+        "others: the agent, the deployer or the service; over SSH also the host's `ssh` or the board's session of "
+        "sshd, or the line falls silent while the connection stays. The service is started again as a service manager "
+        "does, and the host deploys again. The store is looked at right after the interruption, before anything is "
+        "started again, and at the end.",
         *_link("Over a local link", tally["local"]),
         *_link("Over a real sshd on loopback", tally["ssh"]),
         "## Answers\n\nA service gets a sample every 10 ms while a bundle is deployed.",
@@ -122,8 +124,8 @@ def _link(title: str, tally: Sequence[dict[str, Any]]) -> list[str]:
     lost = sum("updates are learned" in str(one["wrong"]) for one in tally)
     return [
         f"## {title}: {len(tally)} deployments",
-        f"**{len(wrong)} boards were in any other condition than the old bundle or the new one, whole and answering, and "
-        f"{lost} had lost updates that had been written.**",
+        f"**{len(wrong)} boards were in any other condition than the old bundle or the new one, whole and answering, "
+        f"and {lost} had lost updates that had been written.**",
         results.table(["state, when it was interrupted", *victims, "nothing left to interrupt"], rows),
         results.table(["outcome", "deployments"], [[name, str(count)] for name, count in ends.most_common()]),
         *(

@@ -45,8 +45,8 @@ VICTIMS: Final[dict[Way, tuple[Victim, ...]]] = {
     "local": ("agent", "deployer", "service"),
     "ssh": ("agent", "deployer", "service", "ssh", "session", "line"),
 }
-"""`ssh` is the host's process, `session` the sshd's that serves it. The `line` falls silent: the session is stopped, and
-the connection stays.
+"""`ssh` is the host's process, `session` the sshd's that serves it. The `line` falls silent: the session is stopped,
+and the connection stays.
 """
 FORCED: Final = 0.85
 LATE: Final = 1.1

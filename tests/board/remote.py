@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
+from edgecl.selftest import Result
 from tests.board import machine, wheels
 
 TIMEOUT_S: Final = 900.0
@@ -37,6 +40,12 @@ def edgecl(*words: str | Path, expect: int = 0) -> str:
 def here(*words: str | Path, expect: int = 0) -> str:
     """What an edgecl command prints on this computer, which finds the board by its name. Raises BoardError."""
     return _run([sys.executable, "-m", "edgecl", *map(str, words)], expect)
+
+
+def verified(name: str) -> list[Result]:
+    """What `edgecl verify` finds of each method of a bundle that is there. Raises BoardError."""
+    *methods, _ = edgecl("verify", "--json", name).splitlines()
+    return [msgspec.json.decode(line, type=Result) for line in methods]
 
 
 def put(path: Path, name: str) -> None:

@@ -34,7 +34,7 @@ def test_a_board_that_has_it_is_left_as_it_is() -> None:
     assert not [name for name, step in found.items() if step["changed"]]
     assert found["service"]["remark"].startswith("there is no systemd to start it; run /home/pi/.local/share/edgecl/")
     facts = msgspec.json.decode(remote.here("probe", machine.HOST, "--json"), type=Facts)
-    assert (facts.arch, facts.user, facts.development) == ("aarch64", machine.USER, True)
+    assert (facts.arch, facts.user, facts.development, facts.systemd) == ("aarch64", machine.USER, True, False)
 
 
 def test_a_user_who_may_not_become_root_is_told_what_to_do() -> None:
@@ -53,6 +53,7 @@ def system() -> Iterator[dict[str, dict[str, Any]]]:
 
 
 def test_with_root_it_runs_as_a_user_of_its_own(system: dict[str, dict[str, Any]]) -> None:
+    assert "; run runuser -u edgecl -- /opt/edgecl/venv/bin/edgecl serve" in system["service"]["remark"]
     changed = [name for name, step in system.items() if step["changed"]]
     assert changed == ["wheels", "user", "folders", "environment", "command", "trust", "unit"]
     assert as_root("stat -c '%U %a' /opt/edgecl/venv/bin/python /var/lib/edgecl").splitlines() == [

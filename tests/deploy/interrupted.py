@@ -178,7 +178,7 @@ class Board:
     def _unsound(self, identity: str) -> Iterator[str]:
         try:
             self.held.open(identity).close()
-        except EdgeclError as error:
+        except (EdgeclError, OSError) as error:
             if identity in self.held.staged():  # else it was deleted meanwhile, which is one rename
                 yield f"{identity[:12]}: {error}"
 

@@ -21,6 +21,7 @@ from tests.firmware_host import sshd
 SCRIPT = Path(__file__).with_name("interrupted.py")
 COUNTS = {"local": 8, "ssh": 4}
 BOARDS = 4
+"""At most; each has one deployment before, which tells how long they take."""
 SEED = "7"
 PADDING = 4_000_000
 """Bytes."""
@@ -38,7 +39,7 @@ def test_no_interruption_harms_a_board(way: str, make_bundle: MakeBundle, tmp_pa
         pytest.skip("sshd and ssh are needed: apt install openssh-server openssh-client")
     count = int(os.environ.get("EDGECL_INTERRUPTIONS", COUNTS[way]))
     bundles = [padded(make_bundle, tmp_path / f"{version}.ecl", version) for version in (1, 2, 3)]
-    given = map(str, (way, count, os.environ.get("EDGECL_SEED", SEED), BOARDS, tmp_path, *bundles))
+    given = map(str, (way, count, os.environ.get("EDGECL_SEED", SEED), min(BOARDS, count // 2), tmp_path, *bundles))
     done = subprocess.run([sys.executable, "-P", str(SCRIPT), *given], capture_output=True, text=True)
     found = [msgspec.json.decode(line, type=Tally) for line in done.stdout.splitlines()]
     if where := os.environ.get("EDGECL_TALLY"):

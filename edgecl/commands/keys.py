@@ -33,7 +33,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @click.group()
 def keys() -> None:
-    """Make and list the keys that sign bundles."""
+    """Make and list the keys that sign bundles, and say which a board trusts."""
 
 
 @keys.command()
@@ -101,6 +101,37 @@ def fingerprint(key: str, folder: Path | None, as_json: bool) -> None:
         _print([_pair(found, path)])
     else:
         print(found.fingerprint)
+
+
+@keys.command()
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("key")
+@click.option("--lineage", "lineages", multiple=True, required=True, metavar="NAME", help="What it may sign; * for "
+              "every lineage. May be repeated.")  # fmt: skip
+@folder
+@as_json
+def trust(directory: Path, key: str, lineages: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
+    """Trust a key in a trust directory, for these lineages and no others. KEY is a name, or a .pem file."""
+    _, found = _public(key, folder)
+    trusts.add(directory, found, tuple(dict.fromkeys(lineages)))
+    if as_json:
+        _print([Shown(name=found.name, fingerprint=found.fingerprint, lineages=tuple(dict.fromkeys(lineages)))])
+    else:
+        print(f"{directory}: {found} may sign {', '.join(dict.fromkeys(lineages))}")
+
+
+@keys.command()
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("name")
+@as_json
+def revoke(directory: Path, name: str, as_json: bool) -> None:
+    """Trust a key no longer: what it signed is refused from now on. What runs goes on running."""
+    trusts.remove(directory, name)
+    left = len(trusts.read(directory).keys)
+    if as_json:
+        print(msgspec.json.encode({"name": name, "left": left}).decode())
+    else:
+        print(f"{directory}: {name} is trusted no longer; {left or 'no'} key{'s' * (left != 1)} left")
 
 
 def _public(given: str, directory: Path | None) -> tuple[Path, pairs.PublicKey]:

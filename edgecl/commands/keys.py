@@ -63,7 +63,7 @@ def new(name: str, folder: Path | None, passphrase: bool, passphrase_file: Path 
 def list_(folder: Path | None, trust: Path | None, as_json: bool) -> None:
     """List your keys, or those that a board trusts."""
     if trust:
-        _trusted(trusts.read(trust), as_json)
+        _trusted(trusts.read(trust), trust, as_json)
         return
     where = folder or pairs.folder()
     shown = [_pair(key, where / f"{key.name}{pairs.PUBLIC}") for key in pairs.known(where)]
@@ -151,13 +151,17 @@ def _pair(key: pairs.PublicKey, public: Path) -> Shown:
     )
 
 
-def _trusted(trust: trusts.Trust, as_json: bool) -> None:
+def _trusted(trust: trusts.Trust, directory: Path, as_json: bool) -> None:
     if as_json:
         _print([Shown(name=one.key.name, fingerprint=one.key.fingerprint, lineages=one.lineages) for one in trust.keys])
     else:
         rows = [("key", "fingerprint", "lineages")]
         rows += [(one.key.name, one.key.fingerprint, ", ".join(one.lineages)) for one in trust.keys]
-        print(aligned(rows))
+        print(
+            aligned(rows)
+            if trust.keys
+            else f"no keys in {directory}; trust one with: edgecl keys trust {directory} KEY"
+        )
         print(f"development mode is {'on: unsigned bundles are taken' if trust.development else 'off'}")
     for problem in trust.problems:
         click.echo(f"edgecl: {problem}", err=True)

@@ -510,6 +510,8 @@ def test_a_trust_directory_is_written_by_commands(home: Path, tmp_path: Path) ->
     gone = edgecl("keys", "revoke", board, "release")
     assert (gone.returncode, gone.stdout) == (0, f"{board}: release is trusted no longer; no keys left\n")
     assert trust.read(board).keys == () and not list(board.iterdir())
+    none = edgecl("keys", "list", "--trust", board).stdout.splitlines()
+    assert none == [f"no keys in {board}; trust one with: edgecl keys trust {board} KEY", "development mode is off"]
 
 
 def test_a_passphrase_is_typed_on_a_terminal_and_not_shown(home: Path) -> None:

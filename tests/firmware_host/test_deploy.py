@@ -253,6 +253,13 @@ def test_the_second_host_is_told_who_holds_the_board(
             assert again.request(orders.BEGIN, request, BeginAnswer).number == number
     assert "looped@1 superseded: given up by" in host("cancel", f"local:{store}").out
     assert host("cancel", f"local:{store}").code == 1
+    nothing = host("rollback", f"local:{store}")
+    assert (
+        nothing.code == 1
+        and nothing.err == "edgecl: no earlier bundle is kept here; deploy the one that should answer\n"
+    )
+    share = host("deploy", other, f"local:{store}", "--max-in-flight", "200%")
+    assert share.code == 2 and "'--max-in-flight': \"200%\"" in share.err
 
 
 def test_another_host_goes_on_where_one_has_gone(host: Host, looped: Path, store: Path) -> None:

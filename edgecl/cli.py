@@ -17,7 +17,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "search": ("export.search_command:search_command", "Choose a form of adaptor for new domains."),
     "inspect": ("edgecl.commands.inspect:inspect", "Show what a bundle is and what it needs."),
     "verify": ("edgecl.commands.verify:verify", "Check on this machine that a bundle computes what it should."),
-    "keys": ("edgecl.commands.keys:keys", "Make and list the keys that sign bundles."),
+    "keys": ("edgecl.commands.keys:keys", "Make keys that sign bundles, and say which a board trusts."),
     "sign": ("edgecl.commands.sign:sign", "Sign a bundle."),
     "run": ("edgecl.commands.run:run", "Answer samples and learn from them."),
     "deploy": ("firmware_host.commands.deploy:deploy", "Bring a bundle onto devices."),

@@ -133,6 +133,8 @@ def log(board: Board, request: LogRequest) -> LogAnswer:
             file.seek(off)
             data = file.read(LOG_BYTES)
     except FileNotFoundError:
+        if request.off is not None:  # it is being begun anew this moment
+            return LogAnswer(data=b"", off=request.off, file=request.file)
         raise RequestError(f"{path}: nothing has been said yet; is the service running?") from None
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; repair the store") from None

@@ -170,7 +170,9 @@ class Ledger(Generic[T, R]):
         if self._deaths[number] < DEATHS:
             self._again.append((number, self._under_way.pop(number)))
             return
-        error = WorkerError(f"{DEATHS} processes died of it, the last by {how}; look for want of memory, or leave it out")
+        error = WorkerError(
+            f"{DEATHS} processes died of it, the last by {how}; look for want of memory, or leave it out"
+        )
         yield from self.ended(number, error)
 
 

@@ -26,6 +26,7 @@ R = TypeVar("R")
 PATIENCE_S: Final = 5.0
 """For a worker that was told to end, until it is killed."""
 
+
 class _Ready(Enum):
     READY = 0
 

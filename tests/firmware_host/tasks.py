@@ -22,11 +22,11 @@ def double(number: int) -> int:
 
 
 def first_is_last(task: tuple[Path, int]) -> int:
-    """The first ends when another has."""
+    """The first of four ends when the others have."""
     folder, number = task
-    while number == 0 and not (folder / "ended").exists():
+    while number == 0 and not (folder / "3").exists():
         time.sleep(0.01)
-    (folder / "ended").touch()
+    (folder / str(number)).touch()
     return number
 
 

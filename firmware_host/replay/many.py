@@ -100,7 +100,7 @@ def each(
     kept: ResultsFile | None,
     progress: Callable[[int], object],
 ) -> Iterator[tuple[Job, R | EdgeclError]]:
-    """What came of each device, in their order; of those in the file, what it has. `progress` gets how many were done."""
+    """What came of each device, in their order; of those in the file, what it has. `progress`: how many were done."""
     if not kept:
         for done in executor.map(function, jobs, ordered=True, progress=progress):
             yield done.task, done.result

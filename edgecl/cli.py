@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "logs": ("firmware_host.commands.logs:logs", "Show what the service of a device has said."),
     "serve": ("edgecl.commands.serve:serve", "Answer with the bundle that is deployed to a store."),
     "replay": ("firmware_host.commands.replay:replay", "Run a recorded journal again: verify it, or ask what if."),
+    "simulate": ("firmware_host.commands.simulate:simulate", "Make journals of boards that are not there."),
     "domains": ("edgecl.commands.domains:domains", "List and change the domains of a state directory."),
     "classes": ("edgecl.commands.classes:classes", "List the classes of a state directory, and add new ones."),
     "label": ("edgecl.commands.label:label", "Give samples that were answered their labels."),
@@ -58,6 +59,7 @@ EXTRAS: Final = {
     "onnxscript": "export",
     "duckdb": "host",
     "pyarrow": "host",
+    "ray": "ray",
     "serial": "serial",
 }
 """Packages that the base install does not bring -> the extra that does."""

@@ -38,6 +38,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "journal": ("edgecl.commands.journal:journal", "See to the segments of a journal."),
     "ingest": ("firmware_host.commands.ingest:ingest", "Make tables of the journals that were pulled."),
     "query": ("firmware_host.commands.query:query", "Ask the tables of a host store, in SQL."),
+    "harvest": ("firmware_host.commands.harvest:harvest", "Make a data set of samples that boards have kept."),
+    "merge": ("firmware_host.commands.merge:merge", "Make one learned state of those of several boards."),
+    "top": ("firmware_host.commands.top:top", "Watch devices, live."),
     "agent": ("edgecl.commands.agent:agent", "Answer a host on stdin and stdout; hosts start it."),
     "devices": ("firmware_host.commands.devices:devices", "List the devices of the fleet, or the boards there are."),
     "probe": ("firmware_host.commands.probe:probe", "Show what a board is."),
@@ -54,6 +57,7 @@ EXTRAS: Final = {
     "onnxscript": "export",
     "duckdb": "host",
     "pyarrow": "host",
+    "textual": "host",
     "serial": "serial",
 }
 """Packages that the base install does not bring -> the extra that does."""

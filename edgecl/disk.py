@@ -1,5 +1,6 @@
 """Writing that survives a power cut: temporary name, fsync the file, rename, fsync the directory."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable
@@ -60,3 +61,13 @@ def free_bytes(path: Path) -> int:
     """What a user may still write on the file system of a directory. Raises OSError."""
     status = os.statvfs(path)
     return status.f_bavail * status.f_frsize
+
+
+def used_bytes(directory: Path) -> int:
+    """Of the files in a directory, which may come and go meanwhile; 0 where there is none."""
+    total = 0
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                total += entry.stat(follow_symlinks=False).st_size
+    return total

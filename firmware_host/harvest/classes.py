@@ -1,4 +1,4 @@
-"""The classes of a data set: those of the newest bundle in its order, and behind them those that were added on boards."""
+"""The classes of a data set: those of the newest bundle in its order, and behind them those that boards added."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -95,9 +95,7 @@ def harvest(store: HostStore, out: Path, wishes: Wishes, say: Progress = lambda 
     return Harvest(about, tuple(refused), newer)
 
 
-def _names(
-    connection: duckdb.DuckDBPyConnection, known: Classes, *, new: bool
-) -> tuple[tuple[str, ...], list[Row]]:
+def _names(connection: duckdb.DuckDBPyConnection, known: Classes, *, new: bool) -> tuple[tuple[str, ...], list[Row]]:
     """All classes; and labels of names that nobody knows, which are taken away unless they are `new` classes."""
     told = sql.column(connection, f"SELECT DISTINCT name FROM {labels.LABELS} ORDER BY name")
     strange = [name for name in told if name not in known.all]

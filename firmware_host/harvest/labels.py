@@ -72,7 +72,9 @@ def _row(row: Mapping[str, Any], where: str, devices: Sequence[str]) -> Row:
 
 def given(connection: duckdb.DuckDBPyConnection, rows: Iterator[Row]) -> list[Row]:
     """Put the labels of a file into a table; those that are none. Of two for one sample the later counts."""
-    connection.execute("CREATE TEMP TABLE _given (device VARCHAR, seq UBIGINT, name VARCHAR, giver VARCHAR, place BIGINT)")
+    connection.execute(
+        "CREATE TEMP TABLE _given (device VARCHAR, seq UBIGINT, name VARCHAR, giver VARCHAR, place BIGINT)"
+    )
     refused: list[Row] = []
     part: list[tuple[str, int, str, str, int]] = []
     for place, row in enumerate(rows):
@@ -122,5 +124,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, part: list[tuple[str, int, st
         return
     columns = list(zip(*part, strict=True))
     kinds = {"device": pa.string(), "seq": pa.uint64(), "name": pa.string(), "giver": pa.string(), "place": pa.int64()}
-    table = pa.table({name: pa.array(column, kind) for (name, kind), column in zip(kinds.items(), columns, strict=True)})
+    table = pa.table(
+        {name: pa.array(column, kind) for (name, kind), column in zip(kinds.items(), columns, strict=True)}
+    )
     sql.insert(connection, "_given", table)

@@ -2,7 +2,7 @@
 
 import csv
 import json
-import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -71,7 +71,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 def arrays(folder: Path, part: str) -> tuple[Any, Any]:
     with np.load(folder / f"{part}.npz") as file:
-        return file["x"], file["y"] if "y" in file else None
+        return file["x"], file["y"] if "y" in file.files else None
 
 
 def test_every_sample_comes_once_with_its_label_and_its_origin(
@@ -117,7 +117,9 @@ def test_the_same_store_gives_the_same_bytes(harvest: Callable[..., Any], tmp_pa
 def test_held_out_are_stretches_and_never_more_than_asked(harvest: Callable[..., Any], tmp_path: Path) -> None:
     _, about, _ = harvest("--held-out", "0.5")
     assert about["samples"]["held_out"] == 40
-    seqs = sorted(int(row["seq"]) for row in rows(tmp_path / "set") if (row["set"], row["device"]) == ("held_out", "one"))
+    seqs = sorted(
+        int(row["seq"]) for row in rows(tmp_path / "set") if (row["set"], row["device"]) == ("held_out", "one")
+    )
     assert all(seq // 4 * 4 + place in seqs for seq in seqs for place in range(4)), seqs  # stretches of 80 // 20
     assert harvest("--held-out", "0")[1]["samples"]["held_out"] == 0
 
@@ -236,8 +238,12 @@ def test_mixed_lineages_are_refused_until_one_is_chosen(
     lived(store, "two", other, noise(20, 2), [1] * 20)
     ingested(store)
     code, _, err = harvest(store=store)
-    assert (code, err) == (1, "edgecl: these samples are of several lineages, looped, other; choose one with --lineage\n")
+    assert (code, err) == (
+        1,
+        "edgecl: these samples are of several lineages, looped, other; choose one with --lineage\n",
+    )
     assert harvest("--lineage", "looped", store=store)[1]["devices"] == ["one"]
+    shutil.rmtree(store / "two" / "cache")
     gone = host("harvest", store, "-o", tmp_path / "x", "--lineage", "other")
     assert gone.code == 1 and "(other@1), which tells the names of the classes, is not here" in gone.err
 
@@ -294,10 +300,16 @@ def test_memory_does_not_grow_with_the_samples(tmp_path: Path, make_bundle: Call
     chance = np.random.default_rng(0)
     for count in (200, 3200):  # of 65 kB each
         store = tmp_path / str(count)
-        bundle_ = make_bundle(tmp_path / "wide.ecl", canary_count=1) if not (tmp_path / "wide.ecl").exists() else tmp_path / "wide.ecl"
+        bundle_ = (
+            make_bundle(tmp_path / "wide.ecl", canary_count=1)
+            if not (tmp_path / "wide.ecl").exists()
+            else tmp_path / "wide.ecl"
+        )
         with open_bundle(bundle_) as bundle:
             identity = bundle.id
-        put(store, "one", [run("looped", bundle=identity), *(Prediction(seq=s, label=0, y=s % 4) for s in range(count))])
+        put(
+            store, "one", [run("looped", bundle=identity), *(Prediction(seq=s, label=0, y=s % 4) for s in range(count))]
+        )
         put(
             store, "one",
             (

@@ -43,6 +43,9 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
         "firmware_host.commands.evaluate:evaluate_command",
         "Say what learning was worth on devices, and what to label next.",
     ),
+    "harvest": ("firmware_host.commands.harvest:harvest", "Make a data set of samples that boards have kept."),
+    "merge": ("firmware_host.commands.merge:merge", "Make one learned state of those of several boards."),
+    "top": ("firmware_host.commands.top:top", "Watch devices, live."),
     "agent": ("edgecl.commands.agent:agent", "Answer a host on stdin and stdout; hosts start it."),
     "devices": ("firmware_host.commands.devices:devices", "List the devices of the fleet, or the boards there are."),
     "probe": ("firmware_host.commands.probe:probe", "Show what a board is."),
@@ -60,6 +63,7 @@ EXTRAS: Final = {
     "duckdb": "host",
     "pyarrow": "host",
     "ray": "ray",
+    "textual": "host",
     "serial": "serial",
 }
 """Packages that the base install does not bring -> the extra that does."""

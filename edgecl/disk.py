@@ -1,5 +1,6 @@
 """Writing that survives a power cut: temporary name, fsync the file, rename, fsync the directory."""
 
+import contextlib
 import os
 import shutil
 import threading
@@ -95,3 +96,13 @@ class EarlySync:
             os.fdatasync(self._file)
         except OSError as error:
             self._error = error
+
+
+def used_bytes(directory: Path) -> int:
+    """Of the files in a directory, which may come and go meanwhile; 0 where there is none."""
+    total = 0
+    with contextlib.suppress(OSError), os.scandir(directory) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                total += entry.stat(follow_symlinks=False).st_size
+    return total

@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from edgecl import __version__, boot, devices
+from edgecl import __version__, boot, devices, heat
 
 PROGRAM_S: Final = 20.0
 """No program that is asked takes so long, importing ONNX Runtime on a slow card among them."""
@@ -291,10 +291,8 @@ def _clock(root: Path) -> Clock:
 
 
 def _temperatures(root: Path) -> Iterator[Temperature]:
-    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        millidegrees = _text(zone / "temp")
-        if millidegrees.lstrip("-").isdigit():  # an unused sensor of a Jetson gives an error instead
-            yield Temperature(name=_text(zone / "type") or zone.name, celsius=int(millidegrees) / 1000)
+    for name, celsius in heat.sensors(root):
+        yield Temperature(name=name, celsius=celsius)
 
 
 def _throttling(root: Path) -> Throttling | None:

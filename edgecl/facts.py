@@ -125,6 +125,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Whether systemd's journal, which has the service's messages, survives a boot."""
     service: str
     """State of the service by systemd: `active`, `failed`, ...; empty where there is no such service."""
+    systemd: bool = True
+    """Whether systemd runs the board."""
     trusted_keys: tuple[str, ...]
     """Names of the keys in the store that bundles may be signed with."""
     development: bool
@@ -174,6 +176,7 @@ def read(store: Path, *, root: Path = Path("/")) -> Facts:
         jetpack=_jetpack(root),
         journal_persistent=_journal_persistent(root),
         service=_service(root),
+        systemd=(root / "run/systemd/system").is_dir(),
         trusted_keys=keys,
         development=development,
         user=_user(),

@@ -250,6 +250,13 @@ class Journal:
                 finally:
                     self._segment = None
 
+    def abandon(self) -> None:
+        """Let go of the segment as a crash would: without the chunk in memory, and not sealed."""
+        with self._lock:
+            if self._segment:
+                self._segment.close()
+            self._segment = None
+
     def __enter__(self) -> Self:
         return self
 

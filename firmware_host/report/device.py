@@ -7,7 +7,7 @@ from typing import Final
 from firmware_host.evaluate.evaluation import Evaluation, Interval, Percentiles, Recovery
 from firmware_host.report import figures
 from firmware_host.report.domain_map import DomainMap
-from firmware_host.report.markup import Html, count, join, number, percent, readable, tag, when
+from firmware_host.report.markup import Html, count, join, milliseconds, number, percent, readable, signed, tag, when
 from firmware_host.report.parts import Column, Key, Plots, cards, folded, heading, matrix, notes, section, table
 from firmware_host.report.pictures import Picture, Scene
 from firmware_host.report.story import Story
@@ -76,7 +76,7 @@ def summary(found: Evaluation) -> str:
     visited = len([one for one in found.domains if one.answers])
     met = [f"{count(found.behaviour.shifts)} {'shift' if found.behaviour.shifts == 1 else 'shifts'}"]
     if visited > 1:
-        met.append(f"{visited} domains")
+        met.append(f"answered in {visited} domains")
     said.append(f"It met {' and '.join(met)}")
     taken = sum(one.times for one in found.guard if one.action != "skipped")
     learned = f"It learned in {count(found.updates)} updates"
@@ -92,15 +92,15 @@ def keys(found: Evaluation) -> list[Key]:
                        "prequential: each answer was given before its label was known"))  # fmt: skip
     if found.against and found.against.gain:
         gain = found.against.gain
-        out.append(Key("gain over source model", _points(gain.value), _range(gain, points=True),
+        out.append(Key("gain over source model", _points(gain.value), f"points, {_range(gain, points=True)}".rstrip(", "),
                        "on the same samples"))  # fmt: skip
     if found.matrix and found.matrix.forgetting is not None:
-        out.append(Key("forgetting", _points(found.matrix.forgetting), "of domains that came back"))
+        out.append(Key("forgetting", _points(found.matrix.forgetting), "points, of domains that came back"))
     behind = [one.answers for one in found.recoveries if one.answers is not None]
     if found.recoveries:
         middle = sorted(behind)[len(behind) // 2] if behind else None
-        out.append(Key("answers to recover", "–" if middle is None else count(middle),
-                       f"median of {len(behind)} of {len(found.recoveries)} changes"))  # fmt: skip
+        out.append(Key("recovered from changes", f"{len(behind)} of {len(found.recoveries)}",
+                       "" if middle is None else f"within {count(middle)} answers, median"))  # fmt: skip
     if found.novelty:
         out.append(Key("novelty AUROC", number(found.novelty.auroc.value), f"FPR95 {percent(found.novelty.fpr95)}"))
     if found.calibration.ece:
@@ -116,7 +116,7 @@ def keys(found: Evaluation) -> list[Key]:
             out.append(Key("novel samples", percent(behaviour.novel)))
     out.append(Key("updates", count(found.updates), f"{count(found.refused)} refused" if found.refused else ""))
     if found.latency.p95_ms is not None:
-        out.append(Key("latency", f"{found.latency.p95_ms:.3g} ms", "95 of 100 answers within"))
+        out.append(Key("latency", milliseconds(found.latency.p95_ms), "95 of 100 answers within"))
     return out
 
 
@@ -136,11 +136,11 @@ def _timeline(one: Device, plots: Plots) -> Html | None:
     windows = figures.thinned(found.over_time)
     series = table(
         [Column("answers", numeric=False), Column("until", numeric=False), Column("error"), Column("fading mean"),
-         Column("entropy"), Column("confidence"), Column("novel"), Column("domain", numeric=False), Column("p95 ms")],
+         Column("entropy"), Column("confidence"), Column("novel"), Column("domain", numeric=False), Column("latency, 95 %")],
         [
             (f"{count(w.first_seq)} to {count(w.last_seq)}", when(w.end), _wrong(w.accuracy), _wrong(w.faded),
              number(w.entropy), number(w.confidence), percent(w.novel), told.names.get(w.domain, str(w.domain)),
-             f"{w.latency_p95_ms:.3g}")
+             milliseconds(w.latency_p95_ms))
             for w in windows
         ],
         caption=f"Windows of answers of {readable(found.device)}",
@@ -191,7 +191,8 @@ def _domains(one: Device, plots: Plots) -> Html | None:
             plots.place(
                 figures.map_of_domains(one.map, {d.number: d.answers for d in found.domains}),
                 f"Map of {len(names)} domains; those that are alike lie near to each other.",
-                caption=f"What is alike lies near. The plane keeps {percent(one.map.kept, 0)} of the distances.",
+                caption="What is alike lies near; larger marks have more answers. The plane keeps "
+                f"{percent(one.map.kept, 0)} of the squared distances.",
                 wide=False,
             ),
             tag(
@@ -210,10 +211,11 @@ def _scenes(one: Device) -> Html | None:
     shown = []
     for scene in one.scenes:
         event = scene.event
+        title, _, rest = event.text.partition(": ")
         shown.append(
             tag(
                 "article",
-                heading(4, join(event.text, tag("small", f" answer {count(event.seq or 0)}, {when(event.time)}"))),
+                heading(4, join(title, tag("small", f" {rest + ', ' if rest else ''}answer {count(event.seq or 0)}, {when(event.time)}"))),
                 tag("div", _strip("before", scene.front, one), _strip("from then on", scene.behind, one), class_="strips"),
                 class_="scene",
             )
@@ -241,7 +243,7 @@ def _shown(each: Picture, one: Device) -> Html:
         said += ", novel"
     if each.image:
         crisp = "crisp" if each.side <= 48 else None
-        picture = tag("img", src=Html(each.image), alt=said, title=said, loading="lazy", class_=crisp)
+        picture = tag("img", src=Html(each.image), alt=said, title=said, class_=crisp)
     elif each.line:
         points = " ".join(f"{48 * at / max(1, len(each.line) - 1):.1f},{30 - 28 * y:.1f}" for at, y in enumerate(each.line))
         line = tag("polyline", points=points)
@@ -357,7 +359,7 @@ def _calibration(found: Evaluation, plots: Plots) -> Html | None:
     if drawn is None:
         return None
     rows = [
-        (f"{one.low:.0%} to {one.high:.0%}", count(one.answers), percent(one.confidence), percent(one.accuracy))
+        (f"{100 * one.low:.0f} to {100 * one.high:.0f} %", count(one.answers), percent(one.confidence), percent(one.accuracy))
         for one in told.bins if one.answers
     ]  # fmt: skip
     figures_of = [("of all answers with labels", told.ece.value if told.ece else None), ("source model", told.before),
@@ -380,15 +382,15 @@ def _times(found: Evaluation) -> Html | None:
     if not rows:
         return None
     return section("Time", table(
-        [Column("", numeric=False), Column("count"), Column("median ms"), Column("95 % ms"), Column("99 % ms"),
-         Column("most ms"), Column("in all", about="proxy for energy: the time that they took together")],
+        [Column("", numeric=False), Column("count"), Column("median"), Column("95 %"), Column("99 %"),
+         Column("most"), Column("in all", about="proxy for energy: the time that they took together")],
         rows, caption="Times of answers and updates",
     ))  # fmt: skip
 
 
 def _percentiles(told: Percentiles) -> tuple[str, ...]:
     values = (told.p50_ms, told.p95_ms, told.p99_ms, told.max_ms)
-    return (count(told.count), *("–" if value is None else f"{value:.3g}" for value in values))
+    return (count(told.count), *(milliseconds(value) for value in values))
 
 
 def _dot(domain: int) -> Html:
@@ -406,11 +408,11 @@ def _range(told: Interval, *, points: bool = False) -> str:
     if told.low is None or told.high is None:
         return ""
     low, high = 100 * told.low, 100 * told.high
-    return f"{low:+.1f} to {high:+.1f}" if points else f"{low:.1f} to {high:.1f}"
+    return f"{signed(f'{low:+.1f}')} to {signed(f'{high:+.1f}')}" if points else f"{low:.1f} to {high:.1f}"
 
 
 def _points(share: float) -> str:
-    return f"{100 * share:+.1f}"
+    return signed(f"{100 * share:+.1f}")
 
 
 def _wrong(accuracy: float | None) -> str:

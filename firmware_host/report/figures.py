@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from firmware_host.evaluate.evaluation import Bin, Evaluation, Overview
 from firmware_host.report.domain_map import DomainMap
-from firmware_host.report.markup import plotted
+from firmware_host.report.markup import plotted, readable
 from firmware_host.report.story import Band, Event, Story, seq_at
 from firmware_host.report.tried import Tried
 
@@ -39,6 +39,10 @@ MARKS: Final = {
     ("label", "given"): ("circle", "--label"),
 }
 """Lane and kind of an event -> symbol and colour: kinds differ in shape, and not in colour alone."""
+NAMED: Final = 12
+"""Devices that are named in the plot of a fleet."""
+ROOM: Final = 0.1
+"""Share of the timeline that a stay must have to be named in it."""
 TRIES: Final = ("dash", "dot", "dashdot", "longdash", "longdashdot")
 
 
@@ -59,6 +63,8 @@ class Series:
     title: str
     values: Sequence[float | None]
     smooth: Sequence[float | None]
+    share: bool = True
+    """Whether it is written in percent."""
 
 
 def upper(found: Evaluation) -> Series:
@@ -70,7 +76,7 @@ def upper(found: Evaluation) -> Series:
         )
     if any(window.agreement is not None for window in windows):
         return Series("unlike source model", [_error(window.agreement) for window in windows], [])
-    return Series("drift of answers", [window.drift for window in windows], [])
+    return Series("drift of answers", [window.drift for window in windows], [], share=False)
 
 
 def thinned(windows: Sequence[Any]) -> Sequence[Any]:
@@ -92,36 +98,81 @@ def timeline(found: Evaluation, told: Story) -> Figure | None:
     data: list[Figure] = []
     if top.smooth:
         data += [
-            _line(x, top.values, "of a window", "--error", y_axis="y", width=1, opacity=0.45),
+            _line(x, top.values, "of a window", "--error", y_axis="y", width=1, filled=True),
             _line(x, top.smooth, "fading mean", "--error", y_axis="y", width=2.4),
         ]
     else:
-        data.append(_line(x, top.values, top.title, "--error", y_axis="y", width=2.2))
+        data.append(_line(x, top.values, top.title, "--error", y_axis="y", width=2.2,
+                          digits="%{y:.1%}" if top.share else "%{y:.3f}"))  # fmt: skip
     data.append(_line(x, [one.entropy for one in windows], "entropy", "--entropy", y_axis="y2", width=2, digits="%{y:.3f}"))
+    here = {event.lane for event in told.events if (event.lane, event.what) in MARKS} | {"domain", "deployment"}
+    lanes = [(lane, name) for lane, name in LANES if lane in here]
     data += _ribbons(told)
-    data += _marks(found, told)
-    shapes = [_tint(band) for band in told.bands if band.domain]
+    data += _marks(found, told, [lane for lane, _ in lanes])
+    base = 0.05 * len(lanes) + 0.06
+    """Where the lanes end and the lines begin, from below."""
+    shapes = [_tint(band, base) for band in told.bands if band.domain]
     shapes += [_deployed(one.time, one.seq) for one in told.deployments]
-    lanes = list(range(len(LANES)))
     layout = {
         "xaxis": either(
             {"type": "date", "anchor": "y3", "title": {"text": "time, UTC"}},
             {"type": "linear", "anchor": "y3", "title": {"text": "answers"}, "tickformat": ",d"},
         ),
-        "yaxis": {"domain": [0.6, 1], "title": {"text": top.title}, "tickformat": ".0%", "rangemode": "tozero"},
-        "yaxis2": {"domain": [0.32, 0.53], "title": {"text": "entropy"}, "rangemode": "tozero", "nticks": 4},
+        "yaxis": {
+            "domain": [base + 0.38 * (1 - base), 1],
+            "title": {"text": top.title},
+            "tickformat": ".0%" if top.share else None,
+            "rangemode": "tozero",
+            "fixedrange": True,
+        },
+        "yaxis2": {
+            "domain": [base, base + 0.3 * (1 - base)],
+            "title": {"text": "entropy"},
+            "rangemode": "tozero",
+            "nticks": 4,
+            "fixedrange": True,
+        },
         "yaxis3": {
-            "domain": [0, 0.25],
-            "tickvals": lanes,
-            "ticktext": [name for _, name in LANES],
-            "range": [len(LANES) - 0.4, -0.6],
+            "domain": [0, 0.05 * len(lanes)],
+            "tickvals": list(range(len(lanes))),
+            "ticktext": [name for _, name in lanes],
+            "range": [len(lanes) - 0.4, -0.6],
             "fixedrange": True,
             "showgrid": True,
         },
         "shapes": shapes,
+        "annotations": _names(found, told),
         "showlegend": False,
+        "hovermode": "x",
     }
-    return {"data": data, "layout": layout, "height": [520, 520]}
+    return {"data": data, "layout": layout, "height": [520, 500]}
+
+
+def _names(found: Evaluation, told: Story) -> list[Figure]:
+    """The name of each domain but the source over its longest stay, where there is room."""
+    whole_s, whole = max(1e-9, (found.last - found.first).total_seconds()), max(1, found.answers)
+    out = []
+    for domain in sorted({band.domain for band in told.bands if band.domain}):
+        longest = max((band for band in told.bands if band.domain == domain), key=_length)
+        if min((longest.end - longest.start).total_seconds() / whole_s, _length(longest) / whole) < ROOM:
+            continue
+        out.append(
+            {
+                "x": either(_time(longest.start), longest.first_seq),
+                "y": 1,
+                "yref": "paper",
+                "xanchor": "left",
+                "yanchor": "bottom",
+                "text": plotted(readable(told.names.get(domain, f"domain {domain}"), most=16)),
+                "showarrow": False,
+                "font": {"size": 11},
+            }
+        )
+    return out
+
+
+def _length(band: Band) -> int:
+    return band.last_seq - band.first_seq
 
 
 def _ribbons(told: Story) -> list[Figure]:
@@ -150,8 +201,7 @@ def _ribbons(told: Story) -> list[Figure]:
     return out
 
 
-def _marks(found: Evaluation, told: Story) -> list[Figure]:
-    lanes = {lane: place for place, (lane, _) in enumerate(LANES)}
+def _marks(found: Evaluation, told: Story, lanes: Sequence[str]) -> list[Figure]:
     groups: dict[tuple[str, str], list[Event]] = {}
     for event in told.events:
         if (event.lane, event.what) in MARKS:
@@ -167,7 +217,7 @@ def _marks(found: Evaluation, told: Story) -> list[Figure]:
                     [_time(one.time) for one in events],
                     [one.seq if one.seq is not None else seq_at(found, one.time) for one in events],
                 ),
-                "y": [lanes[lane]] * len(events),
+                "y": [lanes.index(lane)] * len(events),
                 "yaxis": "y3",
                 "name": f"{lane}: {what.replace('_', ' ')}",
                 "text": [_times(one) for one in events],
@@ -186,7 +236,7 @@ def _marks(found: Evaluation, told: Story) -> list[Figure]:
                 "type": "scatter",
                 "mode": "markers",
                 "x": either([_time(one.time) for one in told.deployments], [one.seq for one in told.deployments]),
-                "y": [lanes["deployment"]] * len(told.deployments),
+                "y": [lanes.index("deployment")] * len(told.deployments),
                 "yaxis": "y3",
                 "name": "deployed",
                 "text": [
@@ -199,14 +249,14 @@ def _marks(found: Evaluation, told: Story) -> list[Figure]:
     return out
 
 
-def _tint(band: Band) -> Figure:
+def _tint(band: Band, base: float) -> Figure:
     return {
         "type": "rect",
         "xref": "x",
         "yref": "paper",
         "x0": either(_time(band.start), band.first_seq),
         "x1": either(_time(band.end), band.last_seq),
-        "y0": 0.32,
+        "y0": base,
         "y1": 1,
         "fillcolor": colour(band.domain),
         "opacity": 0.13,
@@ -262,7 +312,7 @@ def _bins(bins: Sequence[Bin], name: str, shade: str, symbol: str) -> Figure:
 
 def map_of_domains(found: DomainMap, answers: dict[int, int]) -> Figure | None:
     """The plane in which domains that are alike lie near to each other."""
-    if len(found.domains) < 2:
+    if len(found.domains) < 3:
         return None
     most = max(1, *answers.values()) if answers else 1
     data = [
@@ -285,8 +335,14 @@ def map_of_domains(found: DomainMap, answers: dict[int, int]) -> Figure | None:
         for one in found.domains
     ]
     reach = 1.35 * max(0.02, *(abs(value) for one in found.domains for value in (one.x, one.y)))
-    bare = {"showticklabels": False, "range": [-reach, reach], "zeroline": False}
-    layout = {"xaxis": {**bare}, "yaxis": {**bare, "scaleanchor": "x"}, "showlegend": False}
+    bare = {"showticklabels": False, "range": [-reach, reach], "showgrid": False, "ticks": ""}
+    layout = {
+        "xaxis": {**bare},
+        "yaxis": {**bare, "scaleanchor": "x"},
+        "plot_bgcolor": "var(--card)",
+        "margin": {"l": 0, "r": 0, "t": 0, "b": 0},
+        "showlegend": False,
+    }
     return {"data": data, "layout": layout, "height": [340, 320]}
 
 
@@ -338,7 +394,7 @@ def fleet(devices: Sequence[Overview], limit: float) -> Figure | None:
         data.append(
             {
                 "type": "scatter",
-                "mode": "markers+text" if odd and len(mine) <= 12 else "markers",
+                "mode": "markers+text" if len(mine if odd else shown) <= NAMED else "markers",
                 "x": [_rounded(_error(one.accuracy) if labelled else one.novel or 0.0) for one in mine],
                 "y": [_rounded(one.entropy) for one in mine],
                 "text": [plotted(one.device) for one in mine],
@@ -376,17 +432,18 @@ def _line(
     *,
     y_axis: str = "y",
     width: float,
-    opacity: float = 1.0,
+    filled: bool = False,
     digits: str = "%{y:.1%}",
 ) -> Figure:
+    area = {"fill": "tozeroy", "fillcolor": f"var({shade}-pale)"} if filled else {}
     return {
+        **area,
         "type": "scatter",
         "mode": "lines",
         "x": x,
         "y": [_rounded(value) for value in y],
         "yaxis": y_axis,
         "name": name,
-        "opacity": opacity,
         "line": {"color": f"var({shade})", "width": width, "shape": "linear"},
         "hovertemplate": digits,
         "connectgaps": True,

@@ -11,7 +11,7 @@ import duckdb
 from firmware_host.evaluate.evaluation import Fleet, Overview
 from firmware_host.report import figures
 from firmware_host.report.figures import Figure
-from firmware_host.report.markup import Html, count, number, percent, readable, tag, when
+from firmware_host.report.markup import Html, count, milliseconds, number, percent, readable, tag, when
 from firmware_host.report.parts import Column, Key, Plots, cards, folded, heading, notes, section, table
 
 ODD: Final = 3.5
@@ -109,13 +109,13 @@ def _table(devices: Sequence[Overview], anchors: Mapping[tuple[str, str], str]) 
         name = tag("a", readable(one.device), href=f"#{anchor}") if anchor else readable(one.device)
         rows.append((name, one.lineage, number(one.distance, 1) if one.odd else "–", one.odd, count(one.answers),
                      percent(one.accuracy), number(one.entropy), percent(one.novel), count(one.updates),
-                     count(one.refused), f"{one.latency_p95_ms:.3g}", when(one.last)))  # fmt: skip
+                     count(one.refused), milliseconds(one.latency_p95_ms), when(one.last)))  # fmt: skip
     many = len(rows) > SHOWN
     whole = table(
         [Column("device", numeric=False), Column("lineage", numeric=False),
          Column("deviation", about="largest deviation from the median of the lineage, in robust deviations"),
          Column("in", numeric=False, about="the figure that deviates so"), Column("answers"), Column("right"),
-         Column("entropy"), Column("novel"), Column("updates"), Column("refused"), Column("p95 ms"),
+         Column("entropy"), Column("novel"), Column("updates"), Column("refused"), Column("latency", about="95 of 100 answers within"),
          Column("last answer, UTC", numeric=False)],
         rows,
         caption="Devices, those that are unlike the others first",

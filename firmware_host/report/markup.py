@@ -66,7 +66,20 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 def number(value: float | None, digits: int = 3) -> str:
     """A number with so many digits behind the point; a dash where it is not known."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+    return "–" if value is None or not math.isfinite(value) else signed(f"{value:.{digits}f}")
+
+
+def signed(text: str) -> str:
+    """A number with a true minus sign; none in front of 0."""
+    digits = text.lstrip("+-")
+    return digits if not digits.strip("0.") else text.replace("-", "−")
+
+
+def milliseconds(value: float | None) -> str:
+    """A duration given in milliseconds, for people."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.3g} ms" if value < 1000 else f"{value / 1000:,.1f} s".replace(",", THIN)
 
 
 def count(value: int) -> str:

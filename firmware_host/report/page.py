@@ -10,7 +10,6 @@ import importlib.resources
 import zlib
 from collections.abc import Sequence
 from functools import cache
-from typing import Final
 
 import msgspec
 
@@ -18,20 +17,15 @@ from edgecl import __version__
 from firmware_host.report.markup import Html, tag
 from firmware_host.report.parts import Plots, heading
 
-PLOTLY_STYLE: Final = "/* plotly.js adds its rules here */"
-"""In an element that plotly.js looks for by its id."""
-
-
 def page(title: str, meta: str, links: Sequence[tuple[str, str]], sections: Sequence[Html], plots: Plots) -> str:
     """The whole file. `links`: anchor and name."""
     style, script = _own("page.css"), _own("page.js")
     library = _plotly() if plots.figures else ""
     allowed = " ".join(f"'sha256-{_hash(text)}'" for text in (script, library) if text)
-    styles = " ".join(f"'sha256-{_hash(text)}'" for text in (style, PLOTLY_STYLE))
-    # plotly.js sets style attributes; they can load nothing, as all sources are closed
+    # plotly.js writes styles as it goes; they can load nothing, as all other sources are closed
     policy = (
-        f"default-src 'none'; script-src {allowed}; style-src-elem {styles}; style-src-attr 'unsafe-inline'; "
-        "img-src data:; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
     )
     head = tag(
         "head",
@@ -42,7 +36,6 @@ def page(title: str, meta: str, links: Sequence[tuple[str, str]], sections: Sequ
         tag("meta", name="generator", content=f"edgecl {__version__}"),
         tag("title", title),
         tag("style", Html(style)),
-        tag("style", Html(PLOTLY_STYLE), id="plotly.js-style-global"),
     )
     body = tag(
         "body",

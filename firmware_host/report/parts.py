@@ -46,7 +46,11 @@ def table(
     sortable: bool = False,
     hidden: int = 0,
 ) -> Html:
-    """A table with a heading for each row. `classes`: of rows. Rows from `hidden` on are shown when asked for."""
+    """A table with a heading for each row, without columns in which nothing is known. `classes`: of rows. Rows from
+    `hidden` on are shown when asked for.
+    """
+    known = [at for at in range(len(columns)) if not at or any(str(row[at]) not in ("", "–") for row in rows)]
+    columns, rows = [columns[at] for at in known], [[row[at] for at in known] for row in rows]
     head = [
         tag("th", tag("button", column.title, type="button") if sortable else column.title, scope="col",
             class_="n" if column.numeric else None, title=column.about or None)
@@ -89,7 +93,7 @@ def cards(keys: Sequence[Key]) -> Html | None:
         tag("div", tag("dt", key.title, title=key.about or None), tag("dd", tag("strong", key.value),
             tag("span", key.note) if key.note else None))
         for key in keys
-    ], class_="cards")  # fmt: skip
+    ], class_=f"cards of-{len(keys)}")  # fmt: skip
 
 
 def shade(share: float | None) -> str:

@@ -159,7 +159,7 @@ class _Asker:
                 "began" if began else "ended",
                 time,
                 seq,
-                f"{'unlike the source' if began else 'like the source again'}: {share or 0:.0%} of the last answers "
+                f"{'unlike the source' if began else 'like the source again'}: {100 * (share or 0):.0f} % of the last answers "
                 f"are novel, similarity {similarity or 0:.2f} ({test})",
             )
             for time, seq, began, test, share, similarity in _some(rows, "shifts", told)

@@ -38,6 +38,10 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "journal": ("edgecl.commands.journal:journal", "See to the segments of a journal."),
     "ingest": ("firmware_host.commands.ingest:ingest", "Make tables of the journals that were pulled."),
     "query": ("firmware_host.commands.query:query", "Ask the tables of a host store, in SQL."),
+    "evaluate": (
+        "firmware_host.commands.evaluate:evaluate_command",
+        "Say what learning was worth on devices, and what to label next.",
+    ),
     "report": ("firmware_host.commands.report:report", "Show in one HTML file what devices met and learned."),
     "agent": ("edgecl.commands.agent:agent", "Answer a host on stdin and stdout; hosts start it."),
     "devices": ("firmware_host.commands.devices:devices", "List the devices of the fleet, or the boards there are."),

@@ -20,7 +20,7 @@ from firmware_host.report.make import DETAILS, Wanted, make
 @click.option("--output", "-o", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True,
               metavar="FILE", help="The file to write.")  # fmt: skip
 @click.option("--device", "devices", multiple=True, metavar="NAME",
-              help=f"Tell this device in full. May be repeated. Else the {DETAILS} most unlike the others.")  # fmt: skip
+              help=f"Tell it in full. May be repeated. Else the {DETAILS} most unlike the others are.")  # fmt: skip
 @click.option("--what-if", "what_if", type=click.Path(path_type=Path), metavar="FILE",
               help="Show other settings: what edgecl replay --what-if --json printed, or a file of tries.")  # fmt: skip
 @click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Labels of answers, as CSV.")

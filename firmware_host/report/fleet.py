@@ -1,6 +1,5 @@
 """The part of a report that is about all devices: those that are unlike the others come first."""
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +10,7 @@ import duckdb
 from firmware_host.evaluate.evaluation import Fleet, Overview
 from firmware_host.report import figures
 from firmware_host.report.figures import Figure
-from firmware_host.report.markup import Html, count, milliseconds, number, percent, readable, tag, when
+from firmware_host.report.markup import Html, count, milliseconds, moment, number, percent, readable, tag
 from firmware_host.report.parts import Column, Key, Plots, cards, folded, heading, notes, section, table
 
 ODD: Final = 3.5
@@ -51,9 +50,15 @@ def course(connection: duckdb.DuckDBPyConnection, shown: Fleet) -> tuple[Step, .
         FROM one GROUP BY step ORDER BY step
         """
     ).fetchall()
-    steps = [Step(time.replace(tzinfo=UTC), devices, tuple(error) if error and error[0] is not None else None, tuple(entropy))
-             for time, devices, error, entropy in rows]  # fmt: skip
-    return tuple(itertools.islice(steps, 3 * STEPS))
+    return tuple(
+        Step(
+            time.replace(tzinfo=UTC),
+            devices,
+            tuple(error) if error and error[0] is not None else None,  # where no device had a label
+            tuple(entropy),
+        )
+        for time, devices, error, entropy in rows[: 3 * STEPS]
+    )
 
 
 def rendered(shown: Fleet, steps: Sequence[Step], plots: Plots, anchors: Mapping[tuple[str, str], str]) -> Html:
@@ -64,14 +69,24 @@ def rendered(shown: Fleet, steps: Sequence[Step], plots: Plots, anchors: Mapping
     answers, labelled = sum(one.answers for one in devices), sum(one.labelled for one in devices)
     known = [one for one in devices if one.accuracy is not None]
     right = sorted(one.accuracy for one in known if one.accuracy is not None)
-    keys = [Key("devices", count(len({one.device for one in devices})),
-                f"{len(lineages)} lineages" if len(lineages) > 1 else readable(next(iter(lineages), ""), most=24)),
-            Key("unlike the others", count(len(odd)), f"by {ODD} robust deviations or more"),
-            Key("answers", count(answers), f"{percent(labelled / answers if answers else None)} with labels")]  # fmt: skip
+    keys = [
+        Key(
+            "devices",
+            count(len({one.device for one in devices})),
+            f"{len(lineages)} lineages" if len(lineages) > 1 else readable(next(iter(lineages), ""), most=24),
+        ),
+        Key("unlike the others", count(len(odd)), f"by {ODD} robust deviations or more"),
+        Key("answers", count(answers), f"{percent(labelled / answers if answers else None)} with labels"),
+    ]
     if right:
         keys.append(Key("accuracy", percent(right[len(right) // 2]), f"median; worst {percent(right[0])}"))
-    keys.append(Key("updates", count(sum(one.updates for one in devices)),
-                    f"{count(sum(one.refused for one in devices))} refused"))  # fmt: skip
+    keys.append(
+        Key(
+            "updates",
+            count(sum(one.updates for one in devices)),
+            f"{count(sum(one.refused for one in devices))} refused",
+        )
+    )
     return tag(
         "section",
         heading(2, "Fleet", id_="fleet-title"),
@@ -80,13 +95,17 @@ def rendered(shown: Fleet, steps: Sequence[Step], plots: Plots, anchors: Mapping
         _table(devices, anchors),
         section(
             "Devices beside each other",
-            plots.place(figures.fleet(devices, ODD), "Devices by error and entropy; those far from the others are named"),
-        ) if len(devices) > 2 else None,
+            plots.place(
+                figures.fleet(devices, ODD), "Devices by error and entropy; those far from the others are named"
+            ),
+        )
+        if len(devices) > 2
+        else None,
         _course(steps, plots),
         notes(shown.notes),
         id="fleet",
         aria_labelledby="fleet-title",
-    )  # fmt: skip
+    )
 
 
 def is_odd(one: Overview) -> bool:
@@ -107,22 +126,44 @@ def _table(devices: Sequence[Overview], anchors: Mapping[tuple[str, str], str]) 
     for one in devices:
         anchor = anchors.get((one.device, one.lineage))
         name = tag("a", readable(one.device), href=f"#{anchor}") if anchor else readable(one.device)
-        rows.append((name, one.lineage, number(one.distance, 1) if one.odd else "–", one.odd, count(one.answers),
-                     percent(one.accuracy), number(one.entropy), percent(one.novel), count(one.updates),
-                     count(one.refused), milliseconds(one.latency_p95_ms), when(one.last)))  # fmt: skip
+        rows.append(
+            (
+                name,
+                one.lineage,
+                number(one.distance, 1) if one.odd else "–",
+                one.odd,
+                count(one.answers),
+                percent(one.accuracy),
+                number(one.entropy),
+                percent(one.novel),
+                count(one.updates),
+                count(one.refused),
+                milliseconds(one.latency_p95_ms),
+                moment(one.last),
+            )
+        )
     many = len(rows) > SHOWN
     whole = table(
-        [Column("device", numeric=False), Column("lineage", numeric=False),
-         Column("deviation", about="largest deviation from the median of the lineage, in robust deviations"),
-         Column("in", numeric=False, about="the figure that deviates so"), Column("answers"), Column("right"),
-         Column("entropy"), Column("novel"), Column("updates"), Column("refused"), Column("latency", about="95 of 100 answers within"),
-         Column("last answer, UTC", numeric=False)],
+        [
+            "device",
+            "lineage",
+            Column("deviation", about="largest deviation from the median of the lineage, in robust deviations"),
+            Column("in", numeric=False, about="the figure that deviates so"),
+            Column("answers"),
+            Column("right"),
+            Column("entropy"),
+            Column("novel"),
+            Column("updates"),
+            Column("refused"),
+            Column("latency", about="95 of 100 answers within"),
+            "last answer, UTC",
+        ],
         rows,
         caption="Devices, those that are unlike the others first",
         classes=["odd" if is_odd(one) else "" for one in devices],
         sortable=True,
         hidden=SHOWN,
-    )  # fmt: skip
+    )
     more, fewer = f"Show all {count(len(rows))}", f"Show {SHOWN}"
     tools = [
         tag("input", id="fleet-search", type="search", placeholder="Find a device", aria_label="Find a device"),
@@ -139,17 +180,29 @@ def _course(steps: Sequence[Step], plots: Plots) -> Html | None:
     rows = []
     for one in steps:
         error = ("–",) * 3 if one.error is None else tuple(percent(value) for value in one.error)
-        rows.append((when(one.time), count(one.devices), *error, *(number(value) for value in one.entropy)))
+        rows.append((moment(one.time), count(one.devices), *error, *(number(value) for value in one.entropy)))
     return section(
         "The fleet over time",
         plots.place(_drawn(steps), "Error and entropy of the devices over time: median, and where eight of ten lie"),
-        folded("The figures of the plot", table(
-            [Column("from, UTC", numeric=False), Column("devices"), Column("error, tenth"), Column("median"),
-             Column("nine tenths"), Column("entropy, tenth"), Column("median"), Column("nine tenths")],
-            rows, caption="The fleet over time",
-        )),
+        folded(
+            "The figures of the plot",
+            table(
+                [
+                    "from, UTC",
+                    Column("devices"),
+                    Column("error, tenth"),
+                    Column("median"),
+                    Column("nine tenths"),
+                    Column("entropy, tenth"),
+                    Column("median"),
+                    Column("nine tenths"),
+                ],
+                rows,
+                caption="The fleet over time",
+            ),
+        ),
         about="The line is the median of the devices; eight of ten lie in the band.",
-    )  # fmt: skip
+    )
 
 
 def _drawn(steps: Sequence[Step]) -> Figure:
@@ -157,8 +210,12 @@ def _drawn(steps: Sequence[Step]) -> Figure:
     data: list[Figure] = []
     if known:
         data += _band([time for time, _ in known], [three for _, three in known], "error", "y", "%{y:.1%}")
-    data += _band([one.time for one in steps], [one.entropy for one in steps], "entropy", "y2" if known else "y", "%{y:.3f}")
-    layout: dict[str, Any] = {"xaxis": {"type": "date", "anchor": "y2" if known else "y", "title": {"text": "time, UTC"}}}
+    data += _band(
+        [one.time for one in steps], [one.entropy for one in steps], "entropy", "y2" if known else "y", "%{y:.3f}"
+    )
+    layout: dict[str, Any] = {
+        "xaxis": {"type": "date", "anchor": "y2" if known else "y", "title": {"text": "time, UTC"}}
+    }
     if known:
         layout["yaxis"] = {"domain": [0.54, 1], "title": {"text": "error"}, "tickformat": ".0%", "rangemode": "tozero"}
         layout["yaxis2"] = {"domain": [0, 0.46], "title": {"text": "entropy"}, "rangemode": "tozero"}
@@ -167,14 +224,31 @@ def _drawn(steps: Sequence[Step]) -> Figure:
     return {"data": data, "layout": {**layout, "showlegend": False, "hovermode": "x"}, "height": [420, 400]}
 
 
-def _band(times: Sequence[datetime], three: Sequence[tuple[float, float, float]], name: str, axis: str, digits: str) -> list[Figure]:
+def _band(
+    times: Sequence[datetime], three: Sequence[tuple[float, float, float]], name: str, axis: str, digits: str
+) -> list[Figure]:
     x = [time.replace(tzinfo=None).isoformat(sep=" ") for time in times]
     low, middle, high = ([float(f"{one[place]:.4g}") for one in three] for place in range(3))
     shade = f"var(--{name})"
-    edge = {"type": "scatter", "mode": "lines", "x": x, "yaxis": axis, "line": {"width": 0, "color": shade}, "hoverinfo": "skip"}
+    edge = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": x,
+        "yaxis": axis,
+        "line": {"width": 0, "color": shade},
+        "hoverinfo": "skip",
+    }
     return [
         {**edge, "y": low, "name": f"{name}, a tenth"},
         {**edge, "y": high, "name": f"{name}, nine tenths", "fill": "tonexty", "fillcolor": f"var(--{name}-pale)"},
-        {"type": "scatter", "mode": "lines", "x": x, "y": middle, "yaxis": axis, "name": name,
-         "line": {"color": shade, "width": 2.2}, "hovertemplate": digits},
-    ]  # fmt: skip
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "x": x,
+            "y": middle,
+            "yaxis": axis,
+            "name": name,
+            "line": {"color": shade, "width": 2.2},
+            "hovertemplate": digits,
+        },
+    ]

@@ -123,7 +123,9 @@ def _device(
         with query.opened(store, [name]) as connection:
             for place, one in enumerate(reversed(found)):
                 told = story(connection, one)
-                scenes, notes = pictures.scenes(connection, home, one, told.events, budget) if wanted.pictures else ((), ())
+                scenes, notes = (
+                    pictures.scenes(connection, home, one, told.events, budget) if wanted.pictures else ((), ())
+                )
                 out.append(
                     Device(
                         found=one,
@@ -158,7 +160,8 @@ def _rendered(
     anchors = {(one.found.device, one.found.lineage): f"device-{place}" for place, one in enumerate(told, 1)}
     lineages = {name: sum(one.found.device == name for one in told) for name in (one.found.device for one in told)}
     titles = [
-        one.found.device if lineages[one.found.device] == 1 else f"{one.found.device}, {one.found.lineage}" for one in told
+        one.found.device if lineages[one.found.device] == 1 else f"{one.found.device}, {one.found.lineage}"
+        for one in told
     ]
     sections: list[Html] = []
     links = []

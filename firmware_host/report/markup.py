@@ -59,6 +59,11 @@ def when(time: datetime) -> str:
     return f"{time:%Y-%m-%d %H:%M:%S}"
 
 
+def moment(time: datetime) -> Html:
+    """The same, as an element."""
+    return tag("time", when(time), datetime=f"{time:%Y-%m-%dT%H:%M:%SZ}")
+
+
 def percent(share: float | None, digits: int = 1) -> str:
     """A share as a percentage; a dash where it is not known."""
     return "–" if share is None or not math.isfinite(share) else f"{100 * share:.{digits}f} %"

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from functools import cache
 
 import msgspec
+import plotly
 
 from edgecl import __version__
 from firmware_host.report.markup import Html, tag
 from firmware_host.report.parts import Plots, heading
+
 
 def page(title: str, meta: str, links: Sequence[tuple[str, str]], sections: Sequence[Html], plots: Plots) -> str:
     """The whole file. `links`: anchor and name."""
@@ -52,10 +54,13 @@ def page(title: str, meta: str, links: Sequence[tuple[str, str]], sections: Sequ
 
 
 def _controls(axis: bool) -> Html:
-    groups = [("theme", "Colours", ("auto", "light", "dark"))]
-    if axis:
-        groups.append(("axis", "Horizontal axis", ("time", "answers")))
-    return tag("div", *[_choice(*group) for group in groups], class_="controls")
+    colours = _choice("theme", "Colours", ("auto", "light", "dark"))
+    return tag(
+        "div",
+        colours,
+        _choice("axis", "Horizontal axis", ("time", "answers")) if axis else None,
+        class_="controls",
+    )
 
 
 def _choice(name: str, title: str, options: Sequence[str]) -> Html:
@@ -78,7 +83,13 @@ def _nav(links: Sequence[tuple[str, str]]) -> Html | None:
 
 def _json(plots: Plots) -> str:
     """No `<` in it, so that nothing in it ends the element."""
-    return msgspec.json.encode(plots.figures).decode().replace("<", "\\u003c").replace("\u2028", " ").replace("\u2029", " ")
+    return (
+        msgspec.json.encode(plots.figures)
+        .decode()
+        .replace("<", "\\u003c")
+        .replace("\u2028", " ")
+        .replace("\u2029", " ")
+    )
 
 
 def _own(name: str) -> str:
@@ -88,7 +99,7 @@ def _own(name: str) -> str:
 @cache
 def _plotly() -> str:
     """The source of plotly.js, as the Python package has it."""
-    return importlib.resources.files("plotly").joinpath("package_data", "plotly.min.js").read_text("utf-8")
+    return importlib.resources.files(plotly).joinpath("package_data", "plotly.min.js").read_text("utf-8")
 
 
 @cache
@@ -99,5 +110,3 @@ def _packed() -> str:
 
 def _hash(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-

@@ -38,7 +38,7 @@ class Column:
 
 
 def table(
-    columns: Sequence[Column],
+    columns: Sequence[Column | str],
     rows: Sequence[Sequence[object]],
     *,
     caption: str,
@@ -46,27 +46,30 @@ def table(
     sortable: bool = False,
     hidden: int = 0,
 ) -> Html:
-    """A table with a heading for each row, without columns in which nothing is known. `classes`: of rows. Rows from
-    `hidden` on are shown when asked for.
+    """A table with a heading for each row, without columns in which nothing is known. A column that is a text is not
+    numeric. `classes`: of rows. Rows from `hidden` on are shown when asked for.
     """
-    known = [at for at in range(len(columns)) if not at or any(str(row[at]) not in ("", "–") for row in rows)]
-    columns, rows = [columns[at] for at in known], [[row[at] for at in known] for row in rows]
+    given = [Column(one, numeric=False) if isinstance(one, str) else one for one in columns]
+    known = [at for at in range(len(given)) if not at or any(str(row[at]) not in ("", "–") for row in rows)]
+    given, rows = [given[at] for at in known], [[row[at] for at in known] for row in rows]
     head = [
         tag("th", tag("button", column.title, type="button") if sortable else column.title, scope="col",
             class_="n" if column.numeric else None, title=column.about or None)
-        for column in columns
+        for column in given
     ]  # fmt: skip
     lines = []
     for place, row in enumerate(rows):
         cells = [
-            tag("td" if at else "th", cell, class_="n" if columns[at].numeric else None, scope=None if at else "row")
+            tag("td" if at else "th", cell, class_="n" if given[at].numeric else None, scope=None if at else "row")
             for at, cell in enumerate(row)
         ]
         names = [classes[place]] if classes and classes[place] else []
         names += ["more"] if hidden and place >= hidden else []
         lines.append(tag("tr", *cells, class_=" ".join(names) or None))
     told = tag("caption", caption, class_="unseen")
-    whole = tag("table", told, tag("thead", tag("tr", *head)), tag("tbody", *lines), class_="sortable" if sortable else None)
+    whole = tag(
+        "table", told, tag("thead", tag("tr", *head)), tag("tbody", *lines), class_="sortable" if sortable else None
+    )
     return tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 
@@ -116,11 +119,17 @@ def matrix(
     lines = []
     for name, values in rows:
         cells = [
-            tag("td", texts(value), class_=f"n {shade(None if value is None else (value - low) / (high - low or 1))}".strip())
+            tag(
+                "td",
+                texts(value),
+                class_=f"n {shade(None if value is None else (value - low) / (high - low or 1))}".strip(),
+            )
             for value in values
         ]
         lines.append(tag("tr", tag("th", name, scope="row"), *cells))
-    whole = tag("table", tag("caption", caption, class_="unseen"), tag("thead", head), tag("tbody", *lines), class_="matrix")
+    whole = tag(
+        "table", tag("caption", caption, class_="unseen"), tag("thead", head), tag("tbody", *lines), class_="matrix"
+    )
     return tag("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
 
 

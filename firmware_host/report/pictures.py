@@ -88,7 +88,9 @@ def scenes(
     if len(news) > PER_DEVICE:
         notes.append(f"samples are shown of {PER_DEVICE} of {len(news)} events")
         news = [*news[: PER_DEVICE // 2], *news[-PER_DEVICE // 2 :]]
-    chosen = [(event, _near(connection, found, event, FRONT), _near(connection, found, event, BEHIND)) for event in news]
+    chosen = [
+        (event, _near(connection, found, event, FRONT), _near(connection, found, event, BEHIND)) for event in news
+    ]
     wanted = {row[0] for _, *sides in chosen for side in sides for row in side}
     kept = read(device / "samples", wanted)
     out: list[Scene] = []
@@ -186,7 +188,8 @@ def _sample(message: Any) -> Sample | None:
 
 def _picture(row: tuple[Any, ...], sample: Sample) -> Picture:
     seq, label, truth, confidence, novel = row
-    image, line, side = "", (), 0
+    image, side = "", 0
+    line: tuple[float, ...] = ()
     with contextlib.suppress(JournalError):
         x = samples.array(sample)
         grey = x.reshape(x.shape[:2]) if x.ndim == 3 and x.shape[2] == 1 else x

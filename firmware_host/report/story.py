@@ -134,7 +134,7 @@ class _Asker:
             """,
             EVENTS,
         )
-        return tuple(Deployment(*row[:6], by=_text(row[6])) for row in rows)
+        return tuple(Deployment(*row[:6], _text(row[6])) for row in rows)
 
     def domains(self) -> tuple[dict[int, str], list[Event], list[str]]:
         rows = self._ask(
@@ -159,8 +159,8 @@ class _Asker:
                 "began" if began else "ended",
                 time,
                 seq,
-                f"{'unlike the source' if began else 'like the source again'}: {100 * (share or 0):.0f} % of the last answers "
-                f"are novel, similarity {similarity or 0:.2f} ({test})",
+                f"{'unlike the source' if began else 'like the source again'}: {100 * (share or 0):.0f} % of the last "
+                f"answers are novel, similarity {similarity or 0:.2f} ({test})",
             )
             for time, seq, began, test, share, similarity in _some(rows, "shifts", told)
         ]

@@ -54,7 +54,9 @@ def read(path: Path) -> Results | tuple[Try, ...]:
             raise ProjectError(f"{path}: too large for results of what-ifs")
         text = path.read_bytes()
     except OSError as error:
-        raise ProjectError(f"{path}: {error.strerror}; give what-ifs, or what edgecl replay --what-if --json printed") from None
+        raise ProjectError(
+            f"{path}: {error.strerror}; give what-ifs, or what edgecl replay --what-if --json printed"
+        ) from None
     if not text.lstrip().startswith(b"{"):
         return what_if.read(path)
     try:
@@ -64,7 +66,9 @@ def read(path: Path) -> Results | tuple[Try, ...]:
     return _by_device(lines)
 
 
-def replayed(store: Path, devices: Iterable[str], tries: Sequence[Try], bundles: Sequence[Path], folder: Path) -> tuple[Results, dict[str, str]]:
+def replayed(
+    store: Path, devices: Iterable[str], tries: Sequence[Try], bundles: Sequence[Path], folder: Path
+) -> tuple[Results, dict[str, str]]:
     """Replay tries on devices of a host store. Also, by device, why one could not be."""
     lines: list[Tried] = []
     failed: dict[str, str] = {}

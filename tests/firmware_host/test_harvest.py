@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgecl import state
 from edgecl.bundle import open_bundle, read_canaries
 from edgecl.cli import main
 from edgecl.errors import EXIT_DATA_LOST, EXIT_USAGE
@@ -23,6 +24,8 @@ from edgecl.sources import Npz
 from export import project
 from export.build import build
 from firmware_host.harvest.choice import moment
+from firmware_host.merge.combine import pairs
+from firmware_host.merge.states import read as read_states
 from tests.edgecl.test_domains import dark, noise
 from tests.export import projects
 from tests.firmware_host.hosts import Host
@@ -371,3 +374,22 @@ def test_a_harvest_is_built_into_a_bundle(tmp_path: Path, capsys: pytest.Capture
     with np.load(tmp_path / "set" / "held_out.npz") as file:
         held = {one.tobytes(): int(label) for one, label in zip(file["x"], file["y"], strict=True)}
     assert all(held[one.tobytes()] == label for one, label in zip(canaries.x, canaries.y.tolist(), strict=True))
+    _statistics_of_real_boards_are_pooled(store, tmp_path / "first.ecl", tmp_path / "merged.safetensors")
+
+
+def _statistics_of_real_boards_are_pooled(store: Path, bundle: Path, out: Path) -> None:
+    command = ["merge", str(store / "one"), str(store / "two"), "--bundle", str(bundle), "-o", str(out), "--anyway"]
+    assert main([*command, "--held-out", str(store)]) == 0
+    with open_bundle(bundle) as opened:
+        layout = opened.manifest.layout
+        one, two = (entry.state for entry in read_states([store / "one", store / "two"], opened, "source"))
+        merged = state.load(out, layout)
+    found = [*pairs(layout.theta), *pairs(layout.slots)]
+    assert len(found) == 4  # two normalisations, as they are used and as they run
+    share = one.step / (one.step + two.step)
+    for mean, var in found:
+        middle = share * one.piece(mean.name) + (1 - share) * two.piece(mean.name)
+        within = share * one.piece(var.name) + (1 - share) * two.piece(var.name)
+        between = share * (1 - share) * (one.piece(mean.name) - two.piece(mean.name)) ** 2
+        assert merged.piece(mean.name) == pytest.approx(middle, rel=1e-5, abs=1e-6)
+        assert merged.piece(var.name) == pytest.approx(within + between, rel=1e-4) and between.max() > 0

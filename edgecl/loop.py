@@ -192,6 +192,11 @@ class Loop:
         return self._core.learning.canary_accuracy(self.state)
 
     @property
+    def canaries(self) -> float | None:
+        """Share of canaries that were answered right when the guard last looked; None before."""
+        return self._core.learning.canaries
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of all classes, those that were added at the end."""
         return self._core.teaching.names

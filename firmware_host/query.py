@@ -13,7 +13,7 @@ import pyarrow.ipc
 from edgecl import disk
 from edgecl.errors import EXIT_USAGE, EdgeclError, StoreError
 from firmware_host import tables
-from firmware_host.host_store import HostStore
+from firmware_host.host_store import HostStore, Index
 from firmware_host.views import VIEWS
 
 FORMATS: Final = (".csv", ".parquet", ".arrow")
@@ -32,14 +32,18 @@ class QueryError(EdgeclError):
 
 
 @contextlib.contextmanager
-def opened(store: HostStore) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection with a view for each table. No tables change while it is open. Raises StoreError."""
+def opened(store: HostStore, devices: Sequence[str] | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection with a view for each table, of these devices or of all.
+
+    No tables change while it is open. Raises StoreError.
+    """
     with contextlib.ExitStack() as stack:
         if store.tables.is_dir():
             stack.enter_context(store.locked(shared=True))
         connection = stack.enter_context(duckdb.connect(config={"autoinstall_known_extensions": "false"}))
         connection.execute("SET enable_progress_bar = false")
-        _make(connection, store, _root(store.tables, stack))
+        indexes = store.indexes() if devices is None else [store.index(device) for device in devices]
+        _make(connection, store, indexes, _root(store.tables, stack))
         yield connection
 
 
@@ -97,8 +101,7 @@ def told() -> Iterator[None]:
         raise QueryError(f"query: {first.rstrip('.!')}; see edgecl query without SQL") from None
 
 
-def _make(connection: duckdb.DuckDBPyConnection, store: HostStore, root: str) -> None:
-    indexes = store.indexes()
+def _make(connection: duckdb.DuckDBPyConnection, store: HostStore, indexes: Sequence[Index], root: str) -> None:
     files: dict[str, list[str]] = {}
     segments: list[dict[str, Any]] = []
     for index in indexes:

@@ -48,7 +48,7 @@ VIEWS: Final[Mapping[str, View]] = {
         SELECT p.*, coalesce(l.given, p.y) AS truth, p.label = coalesce(l.given, p.y) AS correct
         FROM predictions p
         LEFT JOIN (
-            SELECT device, seq, arg_max(y, (monotonic_ns, sequence)) AS given FROM labels GROUP BY device, seq
+            SELECT device, seq, arg_max(y, (time, monotonic_ns, sequence)) AS given FROM labels GROUP BY device, seq
         ) l ON p.device = l.device AND p.seq = l.seq
         """,
     ),

@@ -14,6 +14,7 @@ import board
 import classes
 import data
 import domains
+import fleet
 import gas
 import ingest
 import interruptions
@@ -21,6 +22,7 @@ import journal
 import link
 import memory
 import ood
+import replay
 import results
 import search
 import speech
@@ -128,6 +130,18 @@ def run_ingest() -> None:
     results.write("ingest", "A host store of ten million records", ingest.render(found), found)
 
 
+def run_replay() -> None:
+    """Replay beside the loop; about ten minutes."""
+    found = replay.run(say)
+    results.write("replay", "Replay: rates, what-ifs, workers", replay.render(found), found)
+
+
+def run_fleet() -> None:
+    """A thousand simulated boards; about half an hour."""
+    found = fleet.run(say)
+    results.write("fleet", "A simulated fleet of a thousand boards", fleet.render(found), found)
+
+
 BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "accuracy": run_accuracy,
     "steps": run_steps,
@@ -143,9 +157,11 @@ BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "link": run_link,
     "journal": run_journal,
     "ingest": run_ingest,
+    "replay": run_replay,
+    "fleet": run_fleet,
 }
 
-ASKED_FOR: Final = ("board", "ingest")
+ASKED_FOR: Final = ("board", "ingest", "fleet")
 """Only where they are named: they need more than the data, or longer."""
 
 

@@ -301,6 +301,22 @@ class Checkpoints:
         rehearsal, labels = (self._verified(part, path) if part else None for part in (index.rehearsal, index.labels))
         return Resumed(path, learned, heads, rehearsal, labels)
 
+    def bank(self) -> tuple[str, tuple[Domain, ...]] | None:
+        """What its domains were told by, and they themselves, without their states: no bundle is needed to read them.
+        Of the newest checkpoint that can be read; None where there is none. Raises StoreError.
+        """
+        error: StoreError | None = None
+        for number in reversed(self._numbers()):
+            path = self._path(number)
+            try:
+                index = self._read(path)
+                return index.router, tuple(self._domain(entry, path) for entry in index.domains)
+            except StoreError as damaged:
+                error = error or damaged
+        if error:
+            raise error
+        return None
+
     def _verified(self, name: str, where: Path) -> Path:
         self._get(name, where)
         return self._object(name)

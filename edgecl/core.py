@@ -43,9 +43,18 @@ class Core:
     """A bundle, opened with settings, and all that is learned with it."""
 
     def __init__(
-        self, bundle: Bundle, settings: Settings, resumed: Resumed | None, around: Around, views: Views
+        self,
+        bundle: Bundle,
+        settings: Settings,
+        resumed: Resumed | None,
+        around: Around,
+        views: Views,
+        programs: Programs | None = None,
     ) -> None:
-        """Go on from what was resumed. Raises SettingError, BundleError, ProgramError, StoreError."""
+        """Go on from what was resumed. `programs` of this bundle may be given, that others use too; they stay open.
+
+        Raises SettingError, BundleError, ProgramError, StoreError.
+        """
         self.bundle, self.manifest, self._settings = bundle, bundle.manifest, settings
         self._note, self._now_ns = around.note, around.now_ns
         self._views = views
@@ -53,7 +62,10 @@ class Core:
         before = resumed.learned if resumed else None
         self.most = domains(settings, self.manifest)
         """Domains that the bank may hold."""
-        self.programs = Programs(bundle, engine=settings.engine, threads=settings.threads, trace=settings.trace)
+        self._own = programs is None
+        self.programs = programs or Programs(
+            bundle, engine=settings.engine, threads=settings.threads, trace=settings.trace
+        )
         try:
             labels = settings.keep_bytes > 0
             preload(self.programs, self.manifest, routed=self.most > 1, labels=labels, sync=settings.sync)
@@ -92,7 +104,7 @@ class Core:
                 note=around.note,
             )
         except BaseException:
-            self.programs.close()
+            self.close()
             raise
         self.preprocess = Preprocess(self.manifest.input)
         self._watch = Watch()
@@ -161,8 +173,9 @@ class Core:
         return self.teaching.parts()
 
     def close(self) -> None:
-        """Free the programs."""
-        self.programs.close()
+        """Free the programs, unless they were given."""
+        if self._own:
+            self.programs.close()
 
     def _lesson(self, record: journal.Sample, label: int) -> Lesson:
         x = samples.array(record)

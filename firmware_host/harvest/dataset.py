@@ -49,9 +49,9 @@ class Arrays:
     def close(self) -> None:
         for file in (*self._x.values(), *self._y.values()):
             file.close()
-        for part, file in FILES.items():
+        for part, made in FILES.items():
             if self._counts[part]:
-                with zipfile.ZipFile(self._folder / file, "w", zipfile.ZIP_STORED) as archive:
+                with zipfile.ZipFile(self._folder / made, "w", zipfile.ZIP_STORED) as archive:
                     self._member(archive, part, "x", self._dtype, self._shape)
                     if part in self._y:
                         self._member(archive, part, "y", np.dtype(np.int64), ())

@@ -1,9 +1,12 @@
 """Other settings on the stream of a board: every sample is decoded once, and answered by all of them in turn.
 
+Tries of one bundle share its programs, and what those have just computed.
+
 A try learns from each batch at once, as with `--sync`: how busy a board was is not its settings' doing. It is not
 stopped when the board was. Labels, classes and changes of domains come to it where they came to the board.
 """
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +26,13 @@ from edgecl.errors import EdgeclError, ProjectError
 from edgecl.journal import Checkpoint, Class, Domain, Guard, Label, Prediction, Record, Run, Update
 from edgecl.learning import Batch
 from edgecl.preprocess import Preprocess
+from edgecl.programs import Programs
 from edgecl.settings import Settings, hyper_values
 from edgecl.view import Views
 from firmware_host.replay.bundles import Bundles, missing
 from firmware_host.replay.lanes import learning
 from firmware_host.replay.recording import Hole, Recording, Tape, records
+from firmware_host.replay.remembering import Remembering
 from firmware_host.replay.rerun import MissingError, settings_of
 
 PARTS: Final = 10
@@ -104,7 +109,7 @@ def read(path: Path) -> tuple[Try, ...]:
 class _Trial:
     """A core that learns at once, and what became of it."""
 
-    def __init__(self, name: str, bundle: Bundle, settings: Settings) -> None:
+    def __init__(self, name: str, bundle: Bundle, settings: Settings, programs: Programs) -> None:
         self.result = Result(name)
         self._label, self._refused = 0, False
         around = Around(
@@ -114,7 +119,7 @@ class _Trial:
             crowded=lambda: "",
             now_ns=lambda: 0,
         )
-        self.core = Core(bundle, settings, None, around, Views())
+        self.core = Core(bundle, settings, None, around, Views(), programs)
 
     def answer(self, x: npt.NDArray[Any], sample: journal.Sample, label: int, truth: str, part: int) -> None:
         """Answer a sample, and learn where that makes a batch."""
@@ -174,14 +179,17 @@ def what_if(recording: Recording, tries: Sequence[Try], bundles: Bundles, *, fol
         raise EdgeclError(missing(known.first, recording.name))
     board = Result("the board")
     trials: list[_Trial] = []
-    try:
+    with contextlib.ExitStack() as stack:
+        shared: dict[str, Programs] = {}
         for one in (Try(name=UNCHANGED), *tries):
             own = _bundle(one, bundle, bundles, folder)
-            trials.append(_Trial(one.name, own, _settings(one, settings_of(known.first), own)))
+            settings = _settings(one, settings_of(known.first), own)
+            if own.id not in shared:
+                remembering = Remembering(own, engine=settings.engine, threads=settings.threads)
+                shared[own.id] = stack.enter_context(remembering)
+            trials.append(_Trial(one.name, own, settings, shared[own.id]))
         _Stream(recording, known, bundle, board, trials).to_end()
-    finally:
-        results = [trial.close() for trial in trials]
-    return [board, *results]
+        return [board, *(trial.close() for trial in trials)]
 
 
 class _Stream:

@@ -1,6 +1,6 @@
 """Host stores of boards that really ran: what `edgecl pull` would have brought, with its tables."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ def lived(
     store: Path,
     device: str,
     bundle: Path,
-    images: Sequence[npt.NDArray[Any]],
+    images: Iterable[npt.NDArray[Any]],
     labels: Sequence[int | None],
     *,
     settings: Settings = KEPT,

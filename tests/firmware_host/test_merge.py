@@ -151,13 +151,14 @@ def test_sequential_merging_is_that_of_the_paper() -> None:
     def norm(one: dict[str, Any]) -> float:
         return float(np.sqrt(sum((value**2).sum() for value in one.values())))
 
-    merged, scale = given[0], 1.0
+    merged: dict[str, Any] = given[0]
+    scale = 1.0
     for t in range(2, 5):
         new = {
             "a": scale * merged["a"] + by_definition(given[t - 1]["a"], merged["a"], 0.5),
             "b": scale * merged["b"] + given[t - 1]["b"],
         }
-        scale = norm(new) / np.mean([norm(one) for one in given[:t]])
+        scale = norm(new) / float(np.mean([norm(one) for one in given[:t]]))
         merged = {name: value / scale for name, value in new.items()}
         found = formulas.sequential(given[:t])
         assert all(found[name] == pytest.approx(value, abs=1e-12) for name, value in merged.items())

@@ -310,6 +310,8 @@ def _evaluation(connection: duckdb.DuckDBPyConnection, gathered: Gathered, optio
     notes = [*gathered.notes]
     if not answers.known.any():
         notes.append("no labels: bring some with --labels FILE; --suggest-labels says which are worth most")
+    if skewed := figures.skewed(answers):
+        notes.append(skewed)
     told = len({int(one) for one in np.unique(answers.domain)})
     (began,) = _row(connection, "SELECT count(*) FROM shifts WHERE device = ? AND bundle IN ? AND began", given)
     return Evaluation(

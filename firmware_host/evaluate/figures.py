@@ -25,6 +25,8 @@ from firmware_host.evaluate.windows import class_counts
 
 LEAST: Final = 20
 """Answers on each side below which scores are not compared."""
+SKEWED: Final = 0.15
+"""That the probability of a labelled answer being less sure than another one may be away from a half."""
 SHOWN: Final = 100
 """Domains that are told of, those with the most answers."""
 _LEVELS: Final = 64
@@ -222,6 +224,22 @@ def behaviour(answers: Answers, names: Mapping[int, str], shifts: int, domains: 
         },
         shifts=shifts,
         domains=domains,
+    )
+
+
+def skewed(answers: Answers) -> str:
+    """What to say where the answers with labels are surer, or less sure, than the others; empty where they are not."""
+    known, entropy = answers.known, np.nan_to_num(answers.entropy)
+    labelled, rest = entropy[known], entropy[~known]
+    if min(len(labelled), len(rest)) < LEAST:
+        return ""
+    away = metrics.auroc(labelled, rest) - 0.5
+    if abs(away) < SKEWED:
+        return ""
+    told = "less sure" if away > 0 else "surer"
+    return (
+        f"the answers with labels are {told} than the others (entropy {labelled.mean():.3f}, the others "
+        f"{rest.mean():.3f}): figures that need labels are of those, and not of the stream; label some at random"
     )
 
 

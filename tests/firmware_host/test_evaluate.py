@@ -24,7 +24,7 @@ from firmware_host.evaluate.answers import Answers
 from firmware_host.evaluate.device import Options, evaluate
 from firmware_host.evaluate.evaluation import Evaluation
 from firmware_host.evaluate.fleet import evaluate_fleet
-from firmware_host.evaluate.given import Phases
+from firmware_host.evaluate.given import Labels, Phases
 from firmware_host.evaluate.shifts import Change, joined, recoveries
 from firmware_host.host_store import HostStore
 from firmware_host.ingest import ingest
@@ -225,6 +225,16 @@ def test_a_queue_of_what_to_label_is_taken_by_edgecl_label(
     assert "40 learned" in capsys.readouterr().out
     assert main(["evaluate", str(root), "--labels", "filled.csv", "--before", "0"]) == 0
     assert "300, 90 with labels" in capsys.readouterr().out
+
+
+def test_labels_of_hard_samples_alone_are_told(looped: Path, tmp_path: Path) -> None:
+    with Loop(looped, tmp_path / "cam", SYNC, source="x") as loop:
+        said = sorted(map(loop.predict, noise(300, 1)), key=lambda one: one.entropy)
+    tables(tmp_path)
+    for chosen, told in ((said[-60:], "less sure"), (said[:60], "surer"), (said[::5], "")):
+        given = Labels({"cam": {one.seq: "cat" for one in chosen}})
+        (found,) = figures(tmp_path, "cam", Options(labels=given, before=0))
+        assert any(f"the answers with labels are {told}" in note for note in found.notes) == bool(told)
 
 
 def test_the_queue_says_what_is_unsure_first(looped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

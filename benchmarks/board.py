@@ -105,7 +105,7 @@ def _precision(precision: str) -> Precision:
         remote.ssh("rm -rf bench-state")
         for path in (bundle, stream):
             remote.put(path, path.name)
-        methods = [msgspec.json.decode(line, type=Result) for line in _lines(remote.edgecl("verify", "--json", name))]
+        methods = remote.verified(name)
         words = ("run", "--sync", "--json", "--memory", "0", "--state")
         there = _summary(remote.edgecl(*words, "bench-state", name, "--source", "npz:bench.npz"))
         command = [sys.executable, "-m", "edgecl", *words, str(folder / "here"), str(bundle)]

@@ -97,8 +97,8 @@ def transfers(name: str, count: int, seconds: Sequence[tuple[float, float]]) -> 
 def run(say: Callable[[str], None] = print) -> list[Transfer]:
     """All of it; about a minute."""
     found = []
-    with tempfile.TemporaryDirectory() as name, sshd.running(Path(name)) as server:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as name, sshd.running(Path(name), settings=f"SetEnv HOME={name}\n") as server:
+        folder = Path(name)  # as home it has no start files for the shell, which scp does not need here
         (store := folder / "store").mkdir()
         source, sha256 = _random(folder / "source", BYTES)
         ssh, local = link_to("board", server.options(store=store)), link_to(f"local:{store}")

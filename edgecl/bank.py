@@ -6,9 +6,12 @@ had been founded together. Banks and domains do not change: every operation give
 they were.
 """
 
+import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
+import msgspec
 import numpy as np
 
 from edgecl import hypervectors, shift
@@ -41,6 +44,13 @@ class Domain:
     """[n, D / 8]; of the source none."""
     mean: Floats
     """[F], of the founders' whitened taps: where a head begins there (`edgecl/head.py`)."""
+
+    @cached_property
+    def digest(self) -> str:
+        """16 digits of the sha256 of everything but number and name."""
+        numbers = np.array(msgspec.structs.astuple(self.calibration), np.float64)
+        parts = (self.prototype, self.founders, self.mean, numbers)
+        return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:16]
 
 
 @dataclass(frozen=True)

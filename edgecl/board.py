@@ -1,5 +1,6 @@
 """What the handlers of one connection work on."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ class Board:
 
     def release(self) -> None:
         """Hold nothing more: everything was received, or the host has gone."""
+        with contextlib.suppress(OSError):  # told again when the object is whole
+            self.objects.rest()
         if self.holds is not None:
             os.close(self.holds)
             self.holds = None

@@ -5,6 +5,8 @@ their order only, and tells which it expects; what is lost is sent again with al
 the receiver sees a gap, or after a while without word. Both ends use this class. One side begins a session with
 `connect`; a new session replaces the one before, so a host that went away leaves nothing behind.
 
+On a clean stream both sides agree on plain frames (edgecl/plain.py): nothing is acknowledged there, nor sent again.
+
 A side that is asked in the lines of edgecl/console.py answers in them: one message at a time, and whoever asks repeats
 what got lost.
 """
@@ -19,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from edgecl import console, frames
+from edgecl import console, frames, plain
 from edgecl.frames import SEQUENCES, Frame
 from edgecl.smp import MAX_MESSAGE_BYTES
 from edgecl.streams import ByteStream
@@ -54,14 +56,16 @@ class Pace:
     """Pieces that may arrive before they are acknowledged, where no message carries that along."""
     baud: int | None = None
     """Of a serial line."""
+    clean: bool = False
+    """The stream loses and changes nothing."""
 
     def seconds(self, count: int) -> float:
         """That so many bytes take on a line."""
         return 10 * count / self.baud if self.baud else 0.0
 
 
-PIPE: Final = Pace(piece_bytes=frames.MAX_PAYLOAD_BYTES, window=32, retry_s=math.inf, acknowledged=16)
-"""For streams that lose nothing: two megabytes on their way, and nothing sent again."""
+PIPE: Final = Pace(piece_bytes=frames.MAX_PAYLOAD_BYTES, window=32, retry_s=math.inf, acknowledged=16, clean=True)
+"""For streams that lose nothing, so nothing is sent again. The window is for sides that know no plain frames."""
 
 
 def line_pace(baud: int) -> Pace:
@@ -100,6 +104,7 @@ class Channel:
         self._inbox: deque[tuple[Framing, bytes]] = deque()
         self._writing = threading.Lock()
         self._busy = False
+        self._plain = False
         self._begin(None)
 
     def _begin(self, session: int | None) -> None:
@@ -126,7 +131,7 @@ class Channel:
             if now >= deadline:
                 raise TimeoutError
             if now >= retry_at:
-                self._put(Frame(frames.OPEN, session, 0, 0, bytes([frames.VERSION])).encode())
+                self._open(frames.OPEN, session, offers=self.pace.clean)
                 retry_at = now + (OPEN_RETRY_S if self.pace.baud else self.pace.retry_s)
             self._take(min(retry_at, deadline) - now)
 
@@ -136,6 +141,10 @@ class Channel:
             self._put(console.encode(message))
             return
         session, size = self._session, self.pace.piece_bytes
+        if self._plain:
+            if session is not None:
+                self._put(plain.encode(frames.LAST, session, message))
+            return
         for at in range(0, len(message), size):
             while len(self._sent) >= self.pace.window:
                 self._step(None, idle=False)
@@ -227,17 +236,36 @@ class Channel:
             raise EOFError
         arrived, start = self._arrived, 0
         arrived += data
-        while (end := arrived.find(0, start)) >= 0:
+        while not self._plain and (end := arrived.find(0, start)) >= 0:
             if end > start:
                 self._handle(bytes(arrived[start:end]))
             start = end + 1
         del arrived[:start]
+        if self._plain:
+            self._take_plain()
+            return
         if arrived.endswith(b"\n"):  # lines of a console have no zeros behind them
             del arrived[: self._scan(arrived)]
         if len(arrived) > frames.MAX_ENCODED_BYTES:
             arrived.clear()
         if self._opened and (self._told is None or (self._expected - self._told) % SEQUENCES >= self.pace.acknowledged):
             self._control(frames.ACK)
+
+    def _take_plain(self) -> None:
+        arrived, start = self._arrived, 0
+        while len(arrived) - start >= plain.HEADER_BYTES:
+            header = plain.decode_header(arrived, start)
+            if not header:
+                raise EOFError  # something else writes here
+            kind, session, length = header
+            begin = start + plain.HEADER_BYTES
+            if len(arrived) < begin + length:
+                break
+            start = begin + length
+            with memoryview(arrived) as view:
+                frame = Frame(kind, session, self._expected, self._expected, bytes(view[begin:start]))
+            self._understand(frame)
+        del arrived[:start]
 
     def _scan(self, text: bytes | bytearray) -> int:
         messages, used = console.scan(text)
@@ -262,6 +290,9 @@ class Channel:
                 self._gap = 0
             return
         self._damaged = 0
+        self._understand(frame)
+
+    def _understand(self, frame: Frame) -> None:
         if frame.kind == frames.OPEN and self._serves:
             self._answer_open(frame)
         elif frame.session != self._session:
@@ -269,6 +300,7 @@ class Channel:
         elif frame.kind == frames.OPENED:
             self._opened, self._heard = True, time.monotonic()
             self.version = frame.payload[0] if frame.payload else 0
+            self._plain = self._plain or (self.pace.clean and _offers(frame))
         elif frame.kind == frames.CLOSE and self._serves:
             self._end()
         elif self._opened:
@@ -285,7 +317,9 @@ class Channel:
             self._inbox.clear()
             self.framing = "frames"
             self._opened = True
-        self._put(Frame(frames.OPENED, frame.session, 0, 0, bytes([frames.VERSION])).encode())
+        agreed = self.pace.clean and _offers(frame)
+        self._open(frames.OPENED, frame.session, offers=agreed)
+        self._plain = self._plain or agreed
 
     def _accept(self, frame: Frame) -> None:
         ahead = (frame.sequence - self._expected) % SEQUENCES
@@ -329,7 +363,12 @@ class Channel:
 
     def _control(self, kind: int) -> None:
         self._told = self._expected
-        self._put(Frame(kind, self._session or 0, 0, self._expected).encode())
+        session = self._session or 0
+        self._put(plain.encode(kind, session) if self._plain else Frame(kind, session, 0, self._expected).encode())
+
+    def _open(self, kind: int, session: int, *, offers: bool) -> None:
+        payload = bytes([frames.VERSION, plain.OFFERED] if offers else [frames.VERSION])
+        self._put(plain.encode(kind, session, payload) if self._plain else Frame(kind, session, 0, 0, payload).encode())
 
     def _put(self, data: bytes) -> None:
         with self._writing:
@@ -337,3 +376,7 @@ class Channel:
                 self._stream.write(data)
             except BrokenPipeError:
                 raise EOFError from None
+
+
+def _offers(frame: Frame) -> bool:
+    return len(frame.payload) > 1 and bool(frame.payload[1] & plain.OFFERED)

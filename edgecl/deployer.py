@@ -136,7 +136,9 @@ class Deployer:
                     (scratch / "before").mkdir(exist_ok=True)
                     if (learned / "tested").is_file():
                         disk.replace(scratch / "before" / "tested", (learned / "tested").read_bytes(), durable=False)
-                    before = trial.run(self._store, now.previous, scratch / "old", scratch / "before", 0)
+                    before = trial.run(
+                        self._store, now.previous, scratch / "old", scratch / "before", 0, newest=found.newest
+                    )
             self._tested(now, scratch / "learned")
         judge(now, self._store.manifest(now.bundle).guard.canary_floor, budget, found, before)
         return "QUIESCE", {"trial": found, "before": before, "taken": taken}

@@ -66,6 +66,13 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Of an answer, 95th percentile."""
     resident_bytes: int = 0
     """Of its process at most."""
+    inputs: str = ""
+    """What the samples of a trial were: a digest where they are the board's own, empty for the bundle's canaries. Only
+    figures of the same inputs are compared."""
+    canaries: str = ""
+    """SHA-256 of the canaries."""
+    newest: int | None = None
+    """Of the board's own samples, the last one."""
 
 
 class Entered(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from edgecl import __version__, boot, devices
+from edgecl import __version__, boot, devices, heat
 
 PROGRAM_S: Final = 20.0
 """No program that is asked takes so long, importing ONNX Runtime on a slow card among them."""
@@ -125,6 +125,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Whether systemd's journal, which has the service's messages, survives a boot."""
     service: str
     """State of the service by systemd: `active`, `failed`, ...; empty where there is no such service."""
+    systemd: bool = True
+    """Whether systemd runs the board."""
     trusted_keys: tuple[str, ...]
     """Names of the keys in the store that bundles may be signed with."""
     development: bool
@@ -174,6 +176,7 @@ def read(store: Path, *, root: Path = Path("/")) -> Facts:
         jetpack=_jetpack(root),
         journal_persistent=_journal_persistent(root),
         service=_service(root),
+        systemd=(root / "run/systemd/system").is_dir(),
         trusted_keys=keys,
         development=development,
         user=_user(),
@@ -288,10 +291,8 @@ def _clock(root: Path) -> Clock:
 
 
 def _temperatures(root: Path) -> Iterator[Temperature]:
-    for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        millidegrees = _text(zone / "temp")
-        if millidegrees.lstrip("-").isdigit():  # an unused sensor of a Jetson gives an error instead
-            yield Temperature(name=_text(zone / "type") or zone.name, celsius=int(millidegrees) / 1000)
+    for name, celsius in heat.sensors(root):
+        yield Temperature(name=name, celsius=celsius)
 
 
 def _throttling(root: Path) -> Throttling | None:

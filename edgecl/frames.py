@@ -22,7 +22,7 @@ from cobs import cobs
 from edgecl.smp import MAX_MESSAGE_BYTES
 
 OPEN: Final = 1
-"""Begins a session; the payload is a byte, the version of this format."""
+"""Begins a session; the payload is a byte, the version of this format, and one that may offer edgecl/plain.py."""
 OPENED: Final = 2
 """Answers OPEN. The sequences of both directions begin at 0."""
 PIECE: Final = 3

@@ -69,7 +69,8 @@ def inherit(old: Bundle, learned: Path, new: Bundle, into: Path, policy: Policy,
             return f"discarded, as it did not pass the canaries: {problem}"
         Checkpoints(into).write(carried, _parts(resumed))
         steps = sum(state.step for state in carried.states.values())
-        return f"carried: {len(carried.states)} domains, {steps} updates"
+        count = len(carried.states)
+        return f"carried: {count} domain{'s' * (count != 1)}, {steps} update{'s' * (steps != 1)}"
     if policy == "rebase":
         return _rebase(old, resumed, new, into, built, scratch)
     Checkpoints(into).write(built, Parts())

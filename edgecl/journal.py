@@ -47,8 +47,11 @@ from edgecl.journal_pb2 import (
     Update,
 )
 from edgecl.schema import schema_of
+from edgecl.topics import TOPICS, VERSION, Record
 
 __all__ = [
+    "TOPICS",
+    "VERSION",
     "Boot",
     "Checkpoint",
     "Class",
@@ -91,49 +94,6 @@ RESERVE: Final = 16
 
 LOOK_NS: Final = 10**9
 """Between two looks whether a full journal has been pulled."""
-
-VERSION: Final = 1
-"""Of the schema. It goes up when a field changes its meaning, and never because fields or topics are added."""
-
-Record = (
-    Run
-    | Prediction
-    | Damaged
-    | Shift
-    | Domain
-    | Update
-    | Guard
-    | Label
-    | Class
-    | Checkpoint
-    | Loss
-    | Sample
-    | End
-    | Boot
-    | ClockSet
-    | Gap
-    | Dropped
-)
-
-TOPICS: Final[dict[str, type[Record]]] = {
-    "/run": Run,
-    "/prediction": Prediction,
-    "/damaged": Damaged,
-    "/shift": Shift,
-    "/domain": Domain,
-    "/update": Update,
-    "/guard": Guard,
-    "/label": Label,
-    "/class": Class,
-    "/checkpoint": Checkpoint,
-    "/loss": Loss,
-    "/sample": Sample,
-    "/end": End,
-    "/boot": Boot,
-    "/clock": ClockSet,
-    "/gap": Gap,
-    "/dropped": Dropped,
-}
 
 
 @dataclass(frozen=True)
@@ -289,6 +249,13 @@ class Journal:
                     raise
                 finally:
                     self._segment = None
+
+    def abandon(self) -> None:
+        """Let go of the segment as a crash would: without the chunk in memory, and not sealed."""
+        with self._lock:
+            if self._segment:
+                self._segment.close()
+            self._segment = None
 
     def __enter__(self) -> Self:
         return self

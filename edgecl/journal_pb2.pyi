@@ -600,11 +600,14 @@ class Kept(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     domain: _builtins.int
     name: _builtins.str
     step: _builtins.int
     digest: _builtins.str
     """of its state"""
+    signature: _builtins.str
+    """digest of what tells its samples from others; missing in journals of before"""
     def __init__(
         self,
         *,
@@ -612,10 +615,11 @@ class Kept(_message.Message):
         name: _builtins.str = ...,
         step: _builtins.int = ...,
         digest: _builtins.str = ...,
+        signature: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "domain", b"domain", "name", b"name", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "domain", b"domain", "name", b"name", "signature", b"signature", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -85,6 +85,8 @@ class Learning:
         self._canary_labels = canaries.y
         self._tracks: dict[int, Track] = {}
         self._gone: set[int] = set()
+        self.canaries: float | None = None
+        """Share answered right when a guard last looked."""
         for domain, state in ({SOURCE: self.built} | dict(resumed)).items():
             self._begin(domain, state)
         self._show()
@@ -177,7 +179,7 @@ class Learning:
         after = before.after(out["theta"], out["slots"], seen=batch.last_seq + 1)
         if "logits" in out:
             track.guard.answered(out["logits"].argmax(1))
-        verdict = track.guard.judge(after.finite, lambda: self.canary_accuracy(after))
+        verdict = track.guard.judge(after.finite, lambda: self._measured(after))
         self._note(
             Update(
                 kind=Update.ADAPT if kind == "adapt" else Update.LEARN,
@@ -202,6 +204,10 @@ class Learning:
             return "dropped"
         self._roll_back(verdict, after, track, batch)
         return "rolled back"
+
+    def _measured(self, state: State) -> float:
+        self.canaries = self.canary_accuracy(state)
+        return self.canaries
 
     def canary_accuracy(self, state: State) -> float:
         """Share of canaries answered right with the trained pieces of a state, and all other pieces as built.

@@ -25,7 +25,7 @@ import numpy.typing as npt
 from edgecl import checkpoints, guard, journal, records, resident, selftest
 from edgecl.answer import Answer
 from edgecl.boot import boot_id
-from edgecl.bundle import open_alone, open_in_place
+from edgecl.bundle import Bundle, open_alone, open_in_place
 from edgecl.checkpoints import Place
 from edgecl.clock import SystemClock
 from edgecl.clock import Watch as ClockWatch
@@ -54,7 +54,7 @@ class Loop:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | Bundle,
         state_directory: Path,
         settings: Settings,
         *,
@@ -63,6 +63,7 @@ class Loop:
         learned: Path | None = None,
         told: Mapping[str, str] | None = None,
         clock: journal.Clock | None = None,
+        boot: str | None = None,
         on_record: Callable[[journal.Record], None] | None = None,
     ) -> None:
         """Open a bundle, and go on from what an earlier run learned in this state directory.
@@ -71,6 +72,8 @@ class Loop:
         is to be run through `again`. None: no samples will come, and the place stays as it is. `on_record` gets every
         record as it is journalled, from any thread, and may not call the loop. With `learned`, checkpoints lie
         there and the bundle is used where it is, in a directory of one's own. `told` is journalled with the settings.
+        A Bundle that is open already, and tested by whoever opened it, stays open. `boot` and `clock` are those of
+        this board, unless it is a simulated one.
 
         Raises SettingError, StoreError, BundleError, ProgramError, JournalError; nothing is left open then.
         """
@@ -79,12 +82,16 @@ class Loop:
         self._count = journal.End()
         with contextlib.ExitStack() as stack:
             stack.enter_context(checkpoints.owned(state_directory))
-            opened = open_in_place(path) if learned else open_alone(path, state_directory / "cache")
-            self.bundle = stack.enter_context(opened)
+            if isinstance(path, Bundle):
+                self.bundle = path
+            else:
+                opened = open_in_place(path) if learned else open_alone(path, state_directory / "cache")
+                self.bundle = stack.enter_context(opened)
             self.manifest = manifest = self.bundle.manifest
             check_here(manifest)
             hyper_values(manifest.learner, settings.hyper)  # refused before anything is written
-            selftest.once(self.bundle, (learned or state_directory) / "tested", engine=settings.engine)
+            if not isinstance(path, Bundle):
+                selftest.once(self.bundle, (learned or state_directory) / "tested", engine=settings.engine)
             self._checkpoints = checkpoints.Checkpoints(learned or state_directory / "learned" / manifest.lineage)
             self.resumed = self._checkpoints.newest(*manifest.layouts.values())
             before = self.resumed.learned if self.resumed else None
@@ -94,7 +101,7 @@ class Loop:
                 Samples(
                     state_directory / "samples",
                     quota_bytes=settings.keep_bytes,
-                    boot=boot_id(),
+                    boot=boot or boot_id(),
                     clock=self._clock,
                 )
             )
@@ -117,7 +124,7 @@ class Loop:
             self._journal = stack.enter_context(
                 journal.Journal(
                     state_directory / "journal",
-                    boot=boot_id(),
+                    boot=boot or boot_id(),
                     clock=self._clock,
                     quota_bytes=settings.journal_bytes,
                 )
@@ -183,6 +190,11 @@ class Loop:
     def canary_accuracy(self) -> float:
         """Share of canaries answered right with the trained pieces of `state`; 1 where the bundle has no canaries."""
         return self._core.learning.canary_accuracy(self.state)
+
+    @property
+    def canaries(self) -> float | None:
+        """Share of canaries that were answered right when the guard last looked; None before."""
+        return self._core.learning.canaries
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -282,6 +294,15 @@ class Loop:
                 self._checkpoint(journal.Checkpoint.END)
             self._count.reason = reason
             self._note(self._count)
+
+    def abandon(self) -> None:
+        """End as a power cut would: what was answered and learned since the last sync and checkpoint is lost."""
+        self._open = False
+        with self._stack:
+            if self._worker:
+                self._worker.close()
+            self._journal.abandon()
+            self._samples.abandon()
 
     def __enter__(self) -> Self:
         return self

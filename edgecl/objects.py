@@ -29,12 +29,28 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 class _Incoming:
     """What one connection knows of an object that it sends."""
 
+    path: str
+    """Of the object."""
+    part: str
     size: int | None = None
     hashed: int = 0
     """Bytes that `digest` has seen, from the start."""
     digest: Any = field(default_factory=hashlib.sha256)
     inode: int = 0
     """Of the part that these bytes are in."""
+    file: int | None = None
+    """The part, while it is this object that comes."""
+    syncing: disk.EarlySync | None = None
+
+    def close(self) -> None:
+        """Let go of the part."""
+        file, syncing, self.file, self.syncing = self.file, self.syncing, None, None
+        try:
+            if syncing:
+                syncing.close()
+        finally:
+            if file is not None:
+                os.close(file)
 
 
 class Objects:
@@ -43,6 +59,7 @@ class Objects:
     def __init__(self, store: Path) -> None:
         self.folder = store / FOLDER
         self._incoming: dict[str, _Incoming] = {}
+        self._now: _Incoming | None = None  # the one whose part is open
 
     def path(self, sha256: str) -> Path:
         """Where an object is, or will be. Raises RequestError: no object has that name."""
@@ -67,22 +84,35 @@ class Objects:
         Raises RequestError: the size is not known, or too large. StoreError: no room, or no way to write. BundleError:
         all the bytes have come, and are others; they are thrown away.
         """
-        path = self.path(sha256)
-        if (there := _size(path)) is not None:
-            self._incoming.pop(sha256, None)
+        incoming = self._incoming.get(sha256)
+        if not incoming:
+            path = self.path(sha256)
+            incoming = self._incoming[sha256] = _Incoming(str(path), str(_part(path)))
+        if (there := _size(incoming.path)) is not None:
+            self._forget(sha256)
             return there
-        incoming = self._incoming.setdefault(sha256, _Incoming())
         if size is not None:
             if size > MAX_OBJECT_BYTES:
                 raise RequestError(f"object {sha256}: {size} bytes, the limit is {MAX_OBJECT_BYTES}; send smaller ones")
             incoming.size = size
         if incoming.size is None:
             raise RequestError(f"object {sha256}: how long it is was not told; send its length with the first part")
-        with _disk_trouble(self.folder), self._opened(path, incoming) as part:
-            if (there := _size(path)) is not None:  # another connection was faster
-                _part(path).unlink(missing_ok=True)
-                return there
-            return self._grow(path, part, incoming, off, data)
+        with _disk_trouble(self.folder):
+            if self._now is not incoming:
+                self.rest()
+                self._now = incoming
+            with self._locked(incoming) as part:
+                if (there := _size(incoming.path)) is None:
+                    return self._grow(sha256, part, incoming, off, data)
+                _unlink(incoming.part)  # another connection was faster
+            self._forget(sha256)
+            return there
+
+    def rest(self) -> None:
+        """Keep no file open: nothing comes just now. Raises OSError."""
+        if self._now:
+            self._now.close()
+        self._now = None
 
     def add(self, sha256: str, pieces: Iterable[bytes]) -> Path:
         """Store an object that was made here. Raises StoreError; BundleError: its bytes are others."""
@@ -150,33 +180,40 @@ class Objects:
         if not self.folder.is_dir():
             disk.make_directory(self.folder)
 
+    def _forget(self, sha256: str) -> None:
+        incoming = self._incoming.pop(sha256, None)
+        if incoming:
+            if self._now is incoming:
+                self._now = None
+            with suppress(OSError):
+                incoming.close()
+
     @contextmanager
-    def _opened(self, path: Path, incoming: _Incoming) -> Iterator[int]:
+    def _locked(self, incoming: _Incoming) -> Iterator[int]:
         """The part, locked; what the connection knows of another file is forgotten."""
-        self._make_folder()
-        part = _part(path)
         while True:
-            file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-                inode = os.fstat(file).st_ino
-                with suppress(FileNotFoundError):
-                    if os.stat(part).st_ino == inode:
-                        break
-                if _size(path) is not None:  # it has its name meanwhile
+            if incoming.file is None:
+                self._make_folder()
+                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+                incoming.file = os.open(incoming.part, flags, 0o600)
+            file = incoming.file
+            fcntl.flock(file, fcntl.LOCK_EX)
+            inode = os.fstat(file).st_ino
+            with suppress(FileNotFoundError):
+                if os.stat(incoming.part).st_ino == inode:
                     break
-            except BaseException:
-                os.close(file)
-                raise
-            os.close(file)
+            if _size(incoming.path) is not None:  # it has its name meanwhile
+                break
+            incoming.close()
         try:
             if inode != incoming.inode:
                 incoming.inode, incoming.hashed, incoming.digest = inode, 0, hashlib.sha256()
             yield file
         finally:
-            os.close(file)
+            if incoming.file is not None:
+                fcntl.flock(file, fcntl.LOCK_UN)
 
-    def _grow(self, path: Path, part: int, incoming: _Incoming, off: int, data: bytes) -> int:
+    def _grow(self, sha256: str, part: int, incoming: _Incoming, off: int, data: bytes) -> int:
         held, size = os.fstat(part).st_size, incoming.size
         assert size is not None
         if held > size:  # of a disk that was not in order
@@ -184,8 +221,10 @@ class Objects:
             held, incoming.hashed, incoming.digest = 0, 0, hashlib.sha256()
         if off == held:
             data = data[: size - held]
-            self._check_room(size - held, path.name)
+            self._check_room(part, size - held, sha256)
             held += _write(part, data, held)
+            incoming.syncing = incoming.syncing or disk.EarlySync(part)
+            incoming.syncing.wrote(len(data))
             if incoming.hashed == off:
                 incoming.digest.update(data)
                 incoming.hashed = held
@@ -193,18 +232,24 @@ class Objects:
             return held
         for piece in _pieces(part, incoming.hashed, size):
             incoming.digest.update(piece)
-        self._incoming.pop(path.name, None)
-        if incoming.digest.hexdigest() != path.name:
-            _part(path).unlink()
-            raise BundleError(f"object {path.name}: the bytes that came are others; send it again")
-        os.fchmod(part, 0o444)
-        os.fsync(part)
-        _part(path).rename(path)
+        del self._incoming[sha256]
+        self._now = None
+        try:
+            if incoming.digest.hexdigest() != sha256:
+                _unlink(incoming.part)
+                raise BundleError(f"object {sha256}: the bytes that came are others; send it again")
+            os.fchmod(part, 0o444)
+            if incoming.syncing:
+                incoming.syncing.close()
+            os.fsync(part)
+            os.rename(incoming.part, incoming.path)
+        finally:
+            incoming.close()
         disk.sync_directory(self.folder)
         return size
 
-    def _check_room(self, size: int, name: str) -> None:
-        free = disk.free_bytes(self.folder)
+    def _check_room(self, part: int, size: int, name: str) -> None:
+        free = disk.free_bytes(part)
         if free < size:
             raise StoreError(f"{self.folder}: {size} bytes of object {name} are to come, {free} are free; make room")
 
@@ -213,9 +258,14 @@ def _part(path: Path) -> Path:
     return path.with_name(path.name + PART)
 
 
-def _size(path: Path) -> int | None:
+def _unlink(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _size(path: Path | str) -> int | None:
     try:
-        return path.lstat().st_size
+        return os.lstat(path).st_size
     except FileNotFoundError:
         return None
     except OSError as error:

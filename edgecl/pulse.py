@@ -1,5 +1,6 @@
 """What a service knows of how its loop is: counts, and the last latencies and right answers."""
 
+import math
 import time
 from collections import deque
 from typing import Final
@@ -13,6 +14,8 @@ from edgecl.requests import Status
 RECENT: Final = 512
 """Answers that latency and accuracy are taken over."""
 
+ACTIONS: Final = {Guard.SKIPPED: "skipped", Guard.ROLLED_BACK: "rolled back", Guard.RESET: "reset"}
+
 
 class Pulse:
     """Counts the records of one open bundle. They come from several threads, one at a time."""
@@ -20,6 +23,9 @@ class Pulse:
     def __init__(self) -> None:
         self._latencies_ns: deque[int] = deque(maxlen=RECENT)
         self._right: deque[bool] = deque(maxlen=RECENT)
+        self._entropies: deque[float] = deque(maxlen=RECENT)
+        self._novel: deque[bool] = deque(maxlen=RECENT)
+        self._guard = ""
         self._samples = self._updates = self._refused = self._rolled_back = 0
         self._last_s = time.monotonic()
         self._checkpoint_s: float | None = None
@@ -31,6 +37,9 @@ class Pulse:
                 self._samples += 1
                 self._last_s = time.monotonic()
                 self._latencies_ns.append(record.latency_ns)
+                self._entropies.append(record.entropy)
+                if record.HasField("similarity"):
+                    self._novel.append(record.novel)
                 if record.HasField("y"):
                     self._right.append(record.label == record.y)
             case Update():
@@ -38,6 +47,7 @@ class Pulse:
             case Guard():
                 self._refused += 1
                 self._rolled_back += record.action != Guard.SKIPPED
+                self._guard = f"{ACTIONS.get(record.action, 'acted')}: {record.reason}"
             case Checkpoint():
                 self._checkpoint_s = time.monotonic()
 
@@ -45,6 +55,7 @@ class Pulse:
         """Of the loop that the records came from."""
         now_s, manifest = time.monotonic(), loop.manifest
         latencies, right = list(self._latencies_ns), list(self._right)
+        entropies, novel = [one for one in list(self._entropies) if math.isfinite(one)], list(self._novel)
         return Status(
             bundle=loop.bundle.id,
             name=manifest.name,
@@ -64,4 +75,8 @@ class Pulse:
             labelled=len(right),
             latency_ms=float(np.percentile(latencies, 95)) / 1e6 if latencies else 0.0,
             idle_s=now_s - self._last_s,
+            entropy=sum(entropies) / len(entropies) if entropies else None,
+            novel=sum(novel) / len(novel) if novel else None,
+            canaries=loop.canaries,
+            guard=self._guard,
         )

@@ -132,6 +132,7 @@ def kept(learned: Learned) -> list[journal.Kept]:
             name=domain.name,
             step=learned.states[domain.number].step,
             digest=learned.states[domain.number].digest,
+            signature=domain.digest,
         )
         for domain in learned.bank.domains
     ]

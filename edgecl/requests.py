@@ -120,6 +120,20 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     ended: bool = False
     """Whether the source has no more samples."""
+    entropy: float | None = None
+    """Of the last answers, mean, nats."""
+    novel: float | None = None
+    """Share of the last answers whose samples were novel; None where the bundle has no detector."""
+    canaries: float | None = None
+    """Share answered right when the guard last looked; None before."""
+    guard: str = ""
+    """What the guard did last, and why; empty for nothing."""
+    journal_bytes: int = 0
+    """That no host has taken yet."""
+    journal_quota_bytes: int = 0
+    """0 for no limit."""
+    celsius: float | None = None
+    """Of the hottest sensor."""
 
 
 LEARNED = ListDomains | RenameDomain | MergeDomains | DropDomain | ExportDomain | ListClasses | AddClass | Label

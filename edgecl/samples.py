@@ -87,6 +87,11 @@ class Samples:
         """Seal the segment that is being written; the next sample begins another."""
         self.close()
 
+    def abandon(self) -> None:
+        """Let go of the ring as a crash would."""
+        if self._journal:
+            self._journal.abandon()
+
     def close(self) -> None:
         """Seal the ring."""
         if self._journal:

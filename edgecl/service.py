@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from edgecl import control, deployer_start, deployments, disk, resident, service_file
+from edgecl import control, deployer_start, deployments, disk, heat, resident, service_file
 from edgecl.engine_choice import choose
 from edgecl.errors import EdgeclError, JournalError, RequestError, StoreError
 from edgecl.feed import Ended, Feed
@@ -144,6 +144,9 @@ class Service:
             paused=(self._directory / PAUSED).exists(),
             uptime_s=time.monotonic() - self._started_s,
             resident_bytes=resident.resident_bytes(),
+            journal_bytes=disk.used_bytes(self._directory / "journal"),
+            journal_quota_bytes=self._settings.journal_bytes,
+            celsius=heat.hottest(),
         )
 
     def _open_loop(self) -> Loop:

@@ -79,8 +79,13 @@ def pack(content: msgspec.Struct) -> bytes:
 
 def unpack(body: bytes, kind: type[S]) -> S:
     """The struct that a CBOR map says; keys that it does not know are passed over. Raises MalformedError."""
+    return convert(mapping(body), kind)
+
+
+def convert(content: dict[str, Any], kind: type[S]) -> S:
+    """The struct that a map of names is; names that it does not know are passed over. Raises MalformedError."""
     try:
-        return msgspec.convert(mapping(body), kind, builtin_types=(bytes,))
+        return msgspec.convert(content, kind, builtin_types=(bytes,))
     except msgspec.ValidationError as error:
         raise MalformedError(str(error)) from None
 

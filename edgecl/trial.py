@@ -1,12 +1,13 @@
 """A trial of a bundle on the board, in a process of its own: the board's code, its memory limit, its own samples.
 
-`python -m edgecl.trial STORE ID SCRATCH LEARNED BUDGET PARENT` opens a bundle with what it would go on from, answers
-the newest of the board's samples (its canaries, where none are kept), learns from a batch so that memory is told whole,
-and prints the JSON of `Figures`. What it writes lies in SCRATCH. An error is one line on stderr. It ends with the
-process PARENT.
+`python -m edgecl.trial STORE ID SCRATCH LEARNED BUDGET PARENT NEWEST` opens a bundle with what it would go on from,
+answers the newest of the board's samples, none after NEWEST (its canaries, where none are kept), learns from a batch so
+that memory is told whole, and prints the JSON of `Figures`. What it writes lies in SCRATCH. An error is one line on
+stderr. It ends with the process PARENT.
 """
 
 import ctypes
+import hashlib
 import os
 import resource
 import signal
@@ -22,6 +23,7 @@ import numpy as np
 
 from edgecl import journal, resident, samples, service_file
 from edgecl.bundle import read_canaries
+from edgecl.contents import CANARIES
 from edgecl.deployments import Figures
 from edgecl.engine_choice import AUTO, choose
 from edgecl.errors import BundleError, EdgeclError, JournalError
@@ -43,13 +45,20 @@ what became resident, and a trial that cannot allocate would tell less."""
 
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
+_ANY: Final = (1 << 64) - 1
+
 TIMEOUT_S: Final = 900.0
 """A trial that takes longer has failed."""
 
 
-def run(store: Store, identity: str, scratch: Path, learned: Path, budget_bytes: int) -> Figures:
-    """Try a bundle; the trial ends with the thread that called. Raises BundleError: it failed, or came to no end."""
-    given = map(str, (store.directory, identity, scratch, learned, budget_bytes, os.getpid()))
+def run(
+    store: Store, identity: str, scratch: Path, learned: Path, budget_bytes: int, *, newest: int | None = None
+) -> Figures:
+    """Try a bundle; the trial ends with the thread that called. `newest`: answer no samples after this one, so that
+    another bundle is given the same while the board keeps more. Raises BundleError: it failed, or came to no end.
+    """
+    last = _ANY if newest is None else newest
+    given = map(str, (store.directory, identity, scratch, learned, budget_bytes, os.getpid(), last))
     try:
         child = subprocess.run(
             [sys.executable, "-P", "-m", "edgecl.trial", *given],
@@ -66,16 +75,18 @@ def run(store: Store, identity: str, scratch: Path, learned: Path, budget_bytes:
     return msgspec.json.decode(child.stdout, type=Figures)
 
 
-def _newest(directory: Path) -> list[journal.Sample]:
-    """The newest samples that the board keeps."""
+def _newest(directory: Path, last: int) -> list[journal.Sample]:
+    """The newest samples that the board keeps, none after the last one."""
     kept: deque[journal.Sample] = deque(maxlen=SAMPLES)
     if directory.is_dir():
-        kept.extend(record for record in journal.read(directory) if isinstance(record, journal.Sample))
+        for record in journal.read(directory):
+            if isinstance(record, journal.Sample) and record.seq <= last:
+                kept.append(record)
     return list(kept)
 
 
-def _inputs(loop: Loop, found: list[journal.Sample]) -> Iterator[tuple[Any, int | None]]:
-    """What the bundle can answer of it, with its label; canaries where that is nothing."""
+def _inputs(loop: Loop, found: list[journal.Sample], own: "hashlib._Hash") -> Iterator[tuple[Any, int | None]]:
+    """What the bundle can answer of it, with its label, and into the digest; canaries where that is nothing."""
     preprocess, some = Preprocess(loop.manifest.input), False
     for record in found:
         try:
@@ -83,6 +94,7 @@ def _inputs(loop: Loop, found: list[journal.Sample]) -> Iterator[tuple[Any, int 
         except EdgeclError:
             continue  # another bundle took other samples
         some = True
+        own.update(f"{record.seq} {record.dtype} {record.shape} ".encode() + record.x)
         yield x, record.y if record.HasField("y") else None
     if not some:
         canaries = read_canaries(loop.bundle)
@@ -90,7 +102,7 @@ def _inputs(loop: Loop, found: list[journal.Sample]) -> Iterator[tuple[Any, int 
             yield x, int(y)
 
 
-def _try(store: Store, identity: str, scratch: Path, learned: Path) -> Figures:
+def _try(store: Store, identity: str, scratch: Path, learned: Path, last: int) -> Figures:
     latencies: list[int] = []
     right: list[bool] = []
 
@@ -100,17 +112,19 @@ def _try(store: Store, identity: str, scratch: Path, learned: Path) -> Figures:
             if record.HasField("y"):
                 right.append(record.label == record.y)
 
-    found = _newest(store.directory / "samples")
+    found = _newest(store.directory / "samples", last)
+    own, nothing = hashlib.sha256(), hashlib.sha256().digest()
     file = store.directory / service_file.FILE
     wanted = service_file.read(store.directory).engine if file.exists() else AUTO
     engine = choose(wanted, store.manifest(identity))
     settings = Settings(sync=True, checkpoint_every=1 << 30, budget_bytes=0, engine=engine)
     with Loop(store.place(identity), scratch, settings, source=None, learned=learned, on_record=note) as loop:
         loop.operations.held = True
-        seen = [x for x, y in _inputs(loop, found) if loop.predict(x, y=y)]
+        seen = [x for x, y in _inputs(loop, found, own) if loop.predict(x, y=y)]
         canary_accuracy = loop.canary_accuracy()
         figures = latencies[WARM:] or latencies
-        answered, accuracy = len(latencies), sum(right) / len(right) if right else None
+        is_own = own.digest() != nothing
+        answered, accuracy = len(latencies), sum(right) / len(right) if right and is_own else None
         latency_ms = float(np.percentile(figures, 95)) / 1e6 if figures else 0.0
         loop.operations.held = False
         if loop.manifest.has("adapt") and seen:
@@ -122,11 +136,14 @@ def _try(store: Store, identity: str, scratch: Path, learned: Path) -> Figures:
             accuracy=accuracy,
             latency_ms=latency_ms,
             resident_bytes=resident.peak_resident_bytes(),
+            inputs=own.hexdigest() if is_own else "",
+            canaries=next((file.sha256 for file in loop.manifest.files if file.path == CANARIES), ""),
+            newest=found[-1].seq if found else None,
         )
 
 
 def _main(arguments: list[str]) -> int:
-    store, identity, scratch, learned, budget, parent = arguments
+    store, identity, scratch, learned, budget, parent, last = arguments
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(parent):
         return 1  # it was gone before
@@ -134,7 +151,7 @@ def _main(arguments: list[str]) -> int:
         limit = int(int(budget) * LIMIT_FACTOR) + LIMIT_SLACK_BYTES
         resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     try:
-        figures = _try(Store(Path(store)), identity, Path(scratch), Path(learned))
+        figures = _try(Store(Path(store)), identity, Path(scratch), Path(learned), int(last))
     except (EdgeclError, MemoryError, JournalError) as error:
         print(str(error) or "it may have no more memory", file=sys.stderr)
         return 1

@@ -35,6 +35,7 @@ def judge(now: Deployment, floor: float, budget_bytes: int, found: Figures, befo
         raise BundleError(f"trial: an answer takes {found.latency_ms:.1f} ms, {now.latency_ms:.1f} ms are allowed")
     if (
         before
+        and comparable(found, before)
         and found.accuracy is not None
         and before.accuracy is not None
         and found.samples >= LABELLED
@@ -43,6 +44,11 @@ def judge(now: Deployment, floor: float, budget_bytes: int, found: Figures, befo
         raise BundleError(
             f"trial: {found.accuracy:.3f} of the board's own samples answered right, {before.accuracy:.3f} before"
         )
+
+
+def comparable(found: Figures, before: Figures) -> bool:
+    """Whether both bundles answered the same samples of the board."""
+    return bool(found.inputs) and found.inputs == before.inputs
 
 
 def watch(now: Deployment, budget_bytes: int, status: Status) -> None:

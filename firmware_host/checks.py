@@ -125,7 +125,9 @@ def _clock(facts: Facts) -> Iterator[Check]:
         yield warned("clock", f"{now:%Y-%m-%d %H:%M} UTC, not synchronised", "enable systemd-timesyncd")
     else:
         yield passed("clock", f"{now:%Y-%m-%d %H:%M} UTC, synchronised")
-    if facts.journal_persistent:
+    if not facts.systemd:
+        yield skipped("messages", "no systemd here, whose journal would have them")
+    elif facts.journal_persistent:
         yield passed("messages", "systemd's journal survives a boot")
     else:
         cure = "sudo mkdir /var/log/journal, with Storage=auto in journald.conf; edgecl's own journal is always kept"
@@ -172,8 +174,10 @@ def _service(facts: Facts) -> Iterator[Check]:
         yield passed("service", "running")
     elif facts.service:
         yield failed("service", facts.service, "see why with journalctl -u edgecl on the board")
-    else:
+    elif facts.systemd:
         yield failed("service", "not installed", "run edgecl provision")
+    else:
+        yield skipped("service", "no systemd here to run it; edgecl status tells whether one runs")
     if facts.root:
         yield failed("user", "the agent runs as root", "run edgecl provision, and log in as an ordinary user")
     else:

@@ -151,9 +151,11 @@ class Client:
                 there += len(piece)
             file.seek(there)
             file.truncate()
-            with self._used() as session:
+            syncing = disk.EarlySync(file.fileno())
+            with self._used() as session, contextlib.closing(syncing):
                 for piece in transfer.parts(session, name, there, size):
                     file.write(piece)
+                    syncing.wrote(len(piece))
                     digest.update(piece)
                     there += len(piece)
                     self._moved += len(piece)

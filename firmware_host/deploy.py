@@ -42,6 +42,9 @@ from firmware_host.said import said
 LOOKS_S: Final = (0.1, 0.2, 0.3, 0.5, 1.0)
 """Between two looks at a deployment; the last one again and again, until something has changed."""
 
+WAITING_S: Final = 5.0
+"""Between two words about a state that lasts."""
+
 EXITS: Final = {
     "there": EXIT_OK,
     "committed": EXIT_OK,
@@ -83,6 +86,7 @@ def follow(board: Patient, device: str, number: int, titles: dict[str, str], tel
     Raises LinkError: the board did not come back.
     """
     shown, looks = 0, 0
+    entered_s = told_s = time.monotonic()
     while True:
         answer = board.ask(orders.DEPLOYMENT, NumberRequest(number=number), DeploymentAnswer)
         assert answer.deployment
@@ -93,8 +97,12 @@ def follow(board: Patient, device: str, number: int, titles: dict[str, str], tel
             for place in range(shown, len(now.trace)):
                 _passed(device, now, place, tell)
             shown, looks = len(now.trace), 0
+            entered_s = told_s = time.monotonic()
         if now.over:
             return _ended(device, now, titles, tell)
+        if (now_s := time.monotonic()) - told_s >= WAITING_S:
+            told_s = now_s
+            tell(events.Waiting(device=device, number=number, state=now.state, seconds=now_s - entered_s))
         time.sleep(LOOKS_S[min(looks, len(LOOKS_S) - 1)])
         looks += 1
 

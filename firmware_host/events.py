@@ -48,6 +48,15 @@ class Entered(Event, frozen=True, kw_only=True, tag="state"):
     state: State
 
 
+class Waiting(Event, frozen=True, kw_only=True, tag="waiting"):
+    """The board is still in this state; told every few seconds."""
+
+    number: int
+    state: State
+    seconds: float
+    """By this computer's clock, since it was seen there first."""
+
+
 class Passed(Event, frozen=True, kw_only=True, tag="passed"):
     """A state has come to its end."""
 

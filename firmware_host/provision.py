@@ -118,7 +118,7 @@ def plan(survey: Survey, wish: Wish, prefix: str, where: Place) -> tuple[Step, .
         steps.append(Step("trust", f"have {len(trust)} files in {where.store}/trust.d", "".join(trust), root))
     steps.append(Step("unit", f"have {units}", _file(units, service, 0o644), root))
     version = hashlib.sha256(f"{identity} {service}".encode()).hexdigest()
-    start = values | {"version": version, "manager": manager}
+    start = values | {"version": version, "manager": manager, "as": "runuser -u edgecl -- " if root else ""}
     steps.append(Step("service", "have the service run what was installed", SERVICE, root, start))
     check = CHECK_AS_EDGECL if root else CHECK
     steps.append(Step("check", "ask the new edgecl for its version", check, root, {"command": command} | values))
@@ -297,7 +297,7 @@ fi
 SERVICE: Final = r"""
 if [ "$manager" = "systemctl --user" ]; then export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR-/run/user/$(id -u)}"; fi
 if [ ! -d /run/systemd/system ] || ! $manager show-environment >/dev/null 2>&1; then
-  remark="there is no systemd to start it; run $venv/bin/edgecl serve --store $store"
+  remark="there is no systemd to start it; run $as$venv/bin/edgecl serve --store $store"
 elif [ "$(cat "$prefix/started" 2>/dev/null || true)" != "$version" ] || ! $manager --quiet is-active edgecl; then
   $manager daemon-reload
   $manager --quiet enable edgecl

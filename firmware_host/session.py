@@ -16,7 +16,7 @@ from edgecl.messages import Code, HelloAnswer
 from edgecl.smp import Message
 from firmware_host.links.link import Connection, Link
 
-OUTSTANDING: Final = 32
+OUTSTANDING: Final = 64
 """Requests on their way at a time."""
 LINE_PIECES: Final = 8
 """Pieces in a message of a transfer over a serial line."""
@@ -110,7 +110,7 @@ class Session:
                 self._heard = time.monotonic()
                 if "rc" in content or "err" in content:
                     raise self._refusal(asked, message.body)
-                return smp.unpack(message.body, kind)
+                return smp.convert(content, kind)
             except smp.MalformedError as error:
                 self.broken = True
                 raise LinkError(

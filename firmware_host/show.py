@@ -8,7 +8,7 @@ from typing import Final, TextIO
 import msgspec
 
 from edgecl.deployments import State
-from firmware_host.events import Begun, Ended, Entered, Event, Lost, Passed, Planned, Sending, Sent
+from firmware_host.events import Begun, Ended, Entered, Event, Lost, Passed, Planned, Sending, Sent, Waiting
 from firmware_host.plan import Plan
 from firmware_host.said import size
 
@@ -65,11 +65,13 @@ class Show:
                     self._say(device, f"  receive    {size(count)}{rate}")
                 case Entered(state=state) if state in TOLD:
                     self._transient(f"  {TOLD[state]:9}  ...")
+                case Waiting(state=state, seconds=seconds) if state in TOLD:
+                    self._transient(f"  {TOLD[state]:9}  ... {seconds:.0f} s")
                 case Passed(device=device, state=state, seconds=seconds, said=brought) if state in TOLD:
                     self._say(device, f"  {TOLD[state]:9}  {brought or f'{seconds:.1f} s'}")
                 case Lost(device=device, reason=reason):
                     self._say(device, f"  connection lost: {reason}; the board goes on, trying to reach it")
-                case Ended() | Begun() | Sent() | Entered() | Passed():
+                case Ended() | Begun() | Sent() | Entered() | Waiting() | Passed():
                     self._transient("")
 
     def say(self, device: str, line: str) -> None:

@@ -33,7 +33,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @click.group()
 def keys() -> None:
-    """Make and list the keys that sign bundles."""
+    """Make and list the keys that sign bundles, and say which a board trusts."""
 
 
 @keys.command()
@@ -63,7 +63,7 @@ def new(name: str, folder: Path | None, passphrase: bool, passphrase_file: Path 
 def list_(folder: Path | None, trust: Path | None, as_json: bool) -> None:
     """List your keys, or those that a board trusts."""
     if trust:
-        _trusted(trusts.read(trust), as_json)
+        _trusted(trusts.read(trust), trust, as_json)
         return
     where = folder or pairs.folder()
     shown = [_pair(key, where / f"{key.name}{pairs.PUBLIC}") for key in pairs.known(where)]
@@ -103,6 +103,37 @@ def fingerprint(key: str, folder: Path | None, as_json: bool) -> None:
         print(found.fingerprint)
 
 
+@keys.command()
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("key")
+@click.option("--lineage", "lineages", multiple=True, required=True, metavar="NAME", help="What it may sign; * for "
+              "every lineage. May be repeated.")  # fmt: skip
+@folder
+@as_json
+def trust(directory: Path, key: str, lineages: tuple[str, ...], folder: Path | None, as_json: bool) -> None:
+    """Trust a key in a trust directory, for these lineages and no others. KEY is a name, or a .pem file."""
+    _, found = _public(key, folder)
+    trusts.add(directory, found, tuple(dict.fromkeys(lineages)))
+    if as_json:
+        _print([Shown(name=found.name, fingerprint=found.fingerprint, lineages=tuple(dict.fromkeys(lineages)))])
+    else:
+        print(f"{directory}: {found} may sign {', '.join(dict.fromkeys(lineages))}")
+
+
+@keys.command()
+@click.argument("directory", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("name")
+@as_json
+def revoke(directory: Path, name: str, as_json: bool) -> None:
+    """Trust a key no longer: what it signed is refused from now on. What runs goes on running."""
+    trusts.remove(directory, name)
+    left = len(trusts.read(directory).keys)
+    if as_json:
+        print(msgspec.json.encode({"name": name, "left": left}).decode())
+    else:
+        print(f"{directory}: {name} is trusted no longer; {left or 'no'} key{'s' * (left != 1)} left")
+
+
 def _public(given: str, directory: Path | None) -> tuple[Path, pairs.PublicKey]:
     path = pairs.find(given, pairs.PUBLIC, directory or pairs.folder())
     return path, pairs.read_public(path)
@@ -120,13 +151,17 @@ def _pair(key: pairs.PublicKey, public: Path) -> Shown:
     )
 
 
-def _trusted(trust: trusts.Trust, as_json: bool) -> None:
+def _trusted(trust: trusts.Trust, directory: Path, as_json: bool) -> None:
     if as_json:
         _print([Shown(name=one.key.name, fingerprint=one.key.fingerprint, lineages=one.lineages) for one in trust.keys])
     else:
         rows = [("key", "fingerprint", "lineages")]
         rows += [(one.key.name, one.key.fingerprint, ", ".join(one.lineages)) for one in trust.keys]
-        print(aligned(rows))
+        print(
+            aligned(rows)
+            if trust.keys
+            else f"no keys in {directory}; trust one with: edgecl keys trust {directory} KEY"
+        )
         print(f"development mode is {'on: unsigned bundles are taken' if trust.development else 'off'}")
     for problem in trust.problems:
         click.echo(f"edgecl: {problem}", err=True)

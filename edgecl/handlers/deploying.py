@@ -156,7 +156,9 @@ def back(board: Board, request: BackRequest) -> BeginAnswer:
         kept = [one for one in control.committed if one != current and one in store.staged()]
         chosen = [one for one in kept if one.startswith(request.to)][:1]
         if not chosen:
-            have = ", ".join(one[:12] for one in kept) or "none"
+            if not kept:
+                raise RequestError("no earlier bundle is kept here; deploy the one that should answer")
+            have = ", ".join(one[:12] for one in kept)
             named = f" {request.to[:12]}" if request.to else ""
             raise RequestError(f"no earlier bundle{named} is kept here; there are: {have}")
         manifest = decode(store.read_object(chosen[0]), chosen[0][:12])

@@ -4,8 +4,10 @@ import hashlib
 import os
 import re
 import socket
+import zlib
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from edgecl import disk
 from edgecl.board import Board
@@ -111,25 +113,50 @@ def acknowledge(board: Board, request: AcknowledgeRequest) -> AcknowledgeAnswer:
 
 
 def log(board: Board, request: LogRequest) -> LogAnswer:
-    """What the service said. Raises StoreError, RequestError: nothing yet."""
+    """What the service said; what is left of a log that was begun anew meanwhile comes before the new one.
+
+    Raises StoreError, RequestError: nothing yet.
+    """
     path = board.store / LOG
     try:
+        if request.off is not None and (found := _older(path, request.file, request.off)):
+            return found
         with path.open("rb") as file:
-            status = os.fstat(file.fileno())
+            size, number = os.fstat(file.fileno()).st_size, _number(file)
             off = request.off
             if off is None:
-                off = max(0, status.st_size - TAIL_BYTES)
+                off = max(0, size - TAIL_BYTES)
                 file.seek(off)
                 off += len(file.readline()) if off else 0
-            elif request.file != status.st_ino or off > status.st_size:
+            elif request.file != number or off > size:
                 off = 0
             file.seek(off)
             data = file.read(LOG_BYTES)
     except FileNotFoundError:
+        if request.off is not None:  # it is being begun anew this moment
+            return LogAnswer(data=b"", off=request.off, file=request.file)
         raise RequestError(f"{path}: nothing has been said yet; is the service running?") from None
     except OSError as error:
         raise StoreError(f"{path}: {error.strerror}; repair the store") from None
-    return LogAnswer(data=data, off=off + len(data), file=status.st_ino)
+    return LogAnswer(data=data, off=off + len(data), file=number)
+
+
+def _older(path: Path, asked: int, off: int) -> LogAnswer | None:
+    """What the log before says behind an offset, if the host had got to that one, or to one that is gone."""
+    with suppress(FileNotFoundError), path.open("rb") as newest, path.with_name(f"{path.name}.1").open("rb") as file:
+        number = _number(file)
+        if asked in (0, _number(newest)):
+            return None
+        file.seek(off if asked == number else 0)
+        if data := file.read(LOG_BYTES):
+            return LogAnswer(data=data, off=file.tell(), file=number)
+    return None
+
+
+def _number(file: BinaryIO) -> int:
+    """Of a log, by its place on the disk and its first line: a place is soon used again."""
+    file.seek(0)
+    return (os.fstat(file.fileno()).st_ino & 0x7FFFFFFF) << 32 | zlib.crc32(file.readline())
 
 
 def _sealed(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """Every request that the agent answers: operation, group and command -> what it says, and who answers it."""
 
+import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -7,10 +8,24 @@ import msgspec
 
 from edgecl import messages, orders
 from edgecl.board import Board
-from edgecl.handlers import basic, deploying, facts, files, pulling
+from edgecl.handlers import basic, files
 
 Handler = tuple[type[msgspec.Struct], Callable[[Board, Any], msgspec.Struct]]
 """The struct that the request is, and a function of the board and it, which may raise any EdgeclError."""
+
+
+def _late(module: str, function: str) -> Callable[[Board, Any], msgspec.Struct]:
+    """A function of a module that is imported when it is asked for: each connection starts an agent."""
+
+    def handler(board: Board, request: Any) -> msgspec.Struct:
+        found: Callable[[Board, Any], msgspec.Struct] = getattr(importlib.import_module(module), function)
+        return found(board, request)
+
+    return handler
+
+
+_DEPLOYING: Final = "edgecl.handlers.deploying"
+_PULLING: Final = "edgecl.handlers.pulling"
 
 HANDLERS: Final[Mapping[messages.Code, Handler]] = {
     messages.ECHO: (messages.EchoRequest, basic.echo),
@@ -22,17 +37,17 @@ HANDLERS: Final[Mapping[messages.Code, Handler]] = {
     messages.HASH: (messages.HashRequest, files.hashed),
     messages.HASHES: (messages.Nothing, files.hashes),
     messages.HELLO: (messages.HelloRequest, basic.hello),
-    messages.FACTS: (messages.Nothing, facts.facts),
+    messages.FACTS: (messages.Nothing, _late("edgecl.handlers.facts", "facts")),
     messages.WANTED: (messages.WantedRequest, files.wanted),
-    orders.BEGIN: (orders.BeginRequest, deploying.begin),
-    orders.DEPLOYMENT: (orders.NumberRequest, deploying.follow),
-    orders.RECEIVED: (orders.NumberRequest, deploying.received),
-    orders.HISTORY: (orders.HistoryRequest, deploying.history),
-    orders.CANCEL: (orders.CancelRequest, deploying.cancel),
-    orders.BACK: (orders.BackRequest, deploying.back),
-    orders.APPLY: (orders.ApplyRequest, deploying.apply),
-    orders.ASK: (orders.AskRequest, pulling.ask),
-    orders.LIST: (orders.ListRequest, pulling.listing),
-    orders.ACKNOWLEDGE: (orders.AcknowledgeRequest, pulling.acknowledge),
-    orders.LOG: (orders.LogRequest, pulling.log),
+    orders.BEGIN: (orders.BeginRequest, _late(_DEPLOYING, "begin")),
+    orders.DEPLOYMENT: (orders.NumberRequest, _late(_DEPLOYING, "follow")),
+    orders.RECEIVED: (orders.NumberRequest, _late(_DEPLOYING, "received")),
+    orders.HISTORY: (orders.HistoryRequest, _late(_DEPLOYING, "history")),
+    orders.CANCEL: (orders.CancelRequest, _late(_DEPLOYING, "cancel")),
+    orders.BACK: (orders.BackRequest, _late(_DEPLOYING, "back")),
+    orders.APPLY: (orders.ApplyRequest, _late(_DEPLOYING, "apply")),
+    orders.ASK: (orders.AskRequest, _late(_PULLING, "ask")),
+    orders.LIST: (orders.ListRequest, _late(_PULLING, "listing")),
+    orders.ACKNOWLEDGE: (orders.AcknowledgeRequest, _late(_PULLING, "acknowledge")),
+    orders.LOG: (orders.LogRequest, _late(_PULLING, "log")),
 }

@@ -125,7 +125,7 @@ def _rollout(
             try:
                 share(value, 1, up=True)
             except ValueError as error:
-                raise click.BadParameter(str(error)) from None
+                raise click.BadParameter(str(error), param_hint=f"'--{name.replace('_', '-')}'") from None
             changes[name] = value
     return msgspec.structs.replace(given, **changes)
 

@@ -9,6 +9,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from firmware_host.executor import EXECUTORS
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _UNITS_S: Final = {"": 1.0, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
@@ -26,6 +28,18 @@ def fleet_option(command: F) -> F:
 def json_option(command: F) -> F:
     """`--json`"""
     return click.option("--json", "as_json", is_flag=True, help="Print lines of JSON.")(command)
+
+
+def workers_option(command: F) -> F:
+    """`--workers N` and `--executor NAME`"""
+    command = click.option(
+        "--executor", type=click.Choice(list(EXECUTORS)), default="pool", show_default=True,
+        help="What the workers are: processes of this computer, or of a Ray cluster.",
+    )(command)  # fmt: skip
+    return click.option(
+        "--workers", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+        help="Devices that are done at a time.",
+    )(command)  # fmt: skip
 
 
 def devices_argument(command: F) -> F:

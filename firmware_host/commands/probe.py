@@ -49,7 +49,7 @@ def _rows(found: Facts) -> Iterator[tuple[str, str]]:
         yield "engine", " ".join((engine.name, engine.version, *engine.providers))
     if profile:
         yield "preferred", profile.engine({engine.name: engine.providers for engine in found.engines}) or "none"
-    yield "service", found.service or "not installed"
+    yield "service", found.service or ("not installed" if found.systemd else "no systemd here")
     yield "trusts", ", ".join(found.trusted_keys) or "no key"
     if found.development:
         yield "development", "takes unsigned bundles"

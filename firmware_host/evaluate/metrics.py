@@ -3,6 +3,7 @@
 Nothing here knows of boards. What cannot be told of so few numbers is not a number (nan).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Given = npt.NDArray[Any]
+Given = npt.NDArray[Any] | Sequence[float]
 
 BINS: Final = 15
 """Of confidence, of equal width (Guo et al. 2017)."""

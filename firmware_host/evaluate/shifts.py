@@ -55,7 +55,7 @@ def recoveries(answers: Answers, changes: list[Change]) -> list[Recovery]:
     unsure = _Level("entropy", np.arange(len(answers)), np.nan_to_num(answers.entropy))
     found = []
     shown = changes[-SHOWN:]
-    ends = [change.place for change in shown[1:]] + [len(answers)]
+    ends = [*(change.place for change in shown), len(answers)][1:]
     last = changes[-SHOWN - 1].place if len(changes) > SHOWN else 0
     for change, end in zip(shown, ends, strict=True):
         start = max(last, change.place - LATE) if change.told_late else change.place

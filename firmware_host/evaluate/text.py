@@ -169,7 +169,7 @@ def _matrix(matrix: AccuracyMatrix) -> str:
             (f"{phase.first_seq} to {phase.last_seq}", *("" if value is None else f"{value:.3f}" for value in row))
             for phase, row in list(zip(matrix.phases, matrix.accuracy, strict=True))[-FEW:]
         ]
-        lines += ["", aligned(rows) + _more(len(matrix.phases))]
+        lines += ["", aligned(rows) + _last(len(matrix.phases))]
     return "\n".join(lines)
 
 
@@ -184,7 +184,7 @@ def _recoveries(found: Sequence[Recovery]) -> str:
             count = f"{one.answers} answer{'s' * (one.answers != 1)}, {_seconds(one.seconds)}"
             back = count if one.answers else "never worse"
         rows.append((one.what, str(one.seq), one.by, f"{one.before:.3f}", f"{one.worst:.3f}", back))
-    return aligned(rows) + _more(len(found))
+    return aligned(rows) + _last(len(found))
 
 
 def _guard(found: Evaluation) -> str:
@@ -197,6 +197,10 @@ def _guard(found: Evaluation) -> str:
 
 def _more(count: int) -> str:
     return f"\n({count} in all)" if count > FEW else ""
+
+
+def _last(count: int) -> str:
+    return f"\n(the last {FEW}; --json has more)" if count > FEW else ""
 
 
 def _span(first: datetime, last: datetime) -> str:

@@ -1,6 +1,8 @@
 """A child process whose stdin and stdout are the stream: an agent on this machine, or ssh to one elsewhere."""
 
 import contextlib
+import os
+import select
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -67,6 +69,14 @@ class Process:
         return code, self._errors.read().decode("utf-8", "replace")
 
     def _ended(self, timeout_s: float) -> int | None:
+        with contextlib.suppress(AttributeError, OSError):  # where the system has it: no looking again and again
+            watched = os.pidfd_open(self._process.pid)
+            try:
+                (poll := select.poll()).register(watched, select.POLLIN)
+                poll.poll(timeout_s * 1000)
+            finally:
+                os.close(watched)
+            timeout_s = 0.0
         try:
             return self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:

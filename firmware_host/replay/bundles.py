@@ -1,6 +1,7 @@
 """Finds bundles by their id: where the user says, beside a journal, and in what was deployed from here."""
 
 import contextlib
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -21,12 +22,17 @@ PLACES: Final = ("cache", "bundles")
 class Bundles:
     """All that can be found, opened at most once each. Leaving its `with` block closes them."""
 
-    def __init__(self, given: Sequence[Path], homes: Sequence[Path]) -> None:
-        """`given` are bundles or directories of them; `homes` are state directories. Raises BundleError."""
+    def __init__(self, given: Sequence[Path], homes: Sequence[Path], *, unpacked: Path | None = None) -> None:
+        """`given` are bundles or directories of them; `homes` are state directories.
+
+        With `unpacked`, verified copies lie there, and several processes share them; whose they are deletes them.
+        """
         self._stack = contextlib.ExitStack()
         self._opened: dict[str, Bundle] = {}
-        self._places = [*given, *(home / place for home in homes for place in PLACES)]
-        self._left = self._candidates()
+        self._unpacked = unpacked
+        self._where: dict[str, list[Path]] = {}
+        self._looked: set[Path] = set()
+        self._given, self._homes = given, homes
 
     def __enter__(self) -> "Bundles":
         return self
@@ -34,14 +40,17 @@ class Bundles:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
+    def beside(self, homes: Sequence[Path]) -> "Bundles":
+        """The same, for journals of these state directories."""
+        self._homes = homes
+        return self
+
     def find(self, identity: str) -> Bundle | None:
         """The bundle of an id; None where it is nowhere."""
-        while identity not in self._opened:
-            path = next(self._left, None)
-            if path is None:
-                break
+        for path in self._paths(identity) if identity not in self._opened else ():
             with contextlib.suppress(EdgeclError):
                 self._open(path)
+                break
         if identity not in self._opened:
             self._from_cache(identity)
         return self._opened.get(identity)
@@ -51,16 +60,24 @@ class Bundles:
         return self._open(path)
 
     def _open(self, path: Path) -> Bundle:
-        bundle = self._stack.enter_context(open_bundle(path))
+        bundle = self._stack.enter_context(open_bundle(path, cache=self._unpacked))
         return self._opened.setdefault(bundle.id, bundle)
 
-    def _candidates(self) -> Iterator[Path]:
-        for place in self._places:
-            if place.is_file() or (place / MANIFEST).is_file():
-                yield place
-            elif place.is_dir():
-                yield from sorted(place.rglob(f"*{SUFFIX}"))
-                yield from (manifest.parent for manifest in sorted(place.rglob(MANIFEST)))
+    def _paths(self, identity: str) -> Iterator[Path]:
+        """Where bundles of an id are, as far as one asks. Only manifests are read."""
+        yield from list(self._where.get(identity, ()))
+        for place in (*self._given, *(home / name for home in self._homes for name in PLACES)):
+            if place in self._looked:
+                continue
+            self._looked.add(place)
+            here: list[Path] = []
+            for path in _candidates(place):
+                with contextlib.suppress(EdgeclError), contextlib.closing(unpack.members(path, str(path))) as found:
+                    data, _ = unpack.read_manifest(found, str(path))
+                    name = hashlib.sha256(data).hexdigest()
+                    self._where.setdefault(name, []).append(path)
+                    here += [path] if name == identity else []
+            yield from here
 
     def _from_cache(self, identity: str) -> None:
         """Put a bundle together from what was deployed from this host."""
@@ -78,6 +95,15 @@ class Bundles:
                 (place / file.path).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(held, place / file.path)
             self._open(place)
+
+
+def _candidates(place: Path) -> Iterator[Path]:
+    """Bundles in a place."""
+    if place.is_file() or (place / MANIFEST).is_file():
+        yield place
+    elif place.is_dir():
+        yield from sorted(place.rglob(f"*{SUFFIX}"))
+        yield from (manifest.parent for manifest in sorted(place.rglob(MANIFEST)))
 
 
 def missing(run: Run, device: str) -> str:

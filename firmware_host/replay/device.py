@@ -25,7 +25,7 @@ from edgecl.records import kept
 from edgecl.state import State
 from edgecl.view import View
 from firmware_host.replay.bundles import Bundles, missing
-from firmware_host.replay.compare import TOLERANCE, Comparison, Difference, DivergenceError
+from firmware_host.replay.compare import TOLERANCE, Comparison, Difference, DivergenceError, same
 from firmware_host.replay.lanes import Lanes
 from firmware_host.replay.recording import Recording, Runs, Tape, records
 from firmware_host.replay.rerun import MissingError, ReachedError, Rerun, settings_of
@@ -298,5 +298,5 @@ class Replay:
 def _begins(run: Run, learned: Learned) -> bool:
     """Whether a run began with this, by all that its journal tells."""
     if run.processor == processor():
-        return list(run.domains) == kept(learned)
+        return same(run.domains, kept(learned))
     return [(k.domain, k.name, k.step) for k in run.domains] == [(k.domain, k.name, k.step) for k in kept(learned)]

@@ -158,7 +158,12 @@ def _directory(path: Path) -> list[Recording]:
         return [Recording(path.resolve().name, _segments(path / JOURNAL), samples, path)]
     if here := _segments(path):
         return [_loose(here)]
-    return [one for below in sorted(path.iterdir()) if below.is_dir() for one in _directory(below)]
+    return [one for below in sorted(path.iterdir()) if _named(below) for one in _directory(below)]
+
+
+def _named(path: Path) -> bool:
+    """Whether it may be the folder of a device; a host store has others, whose names begin with a dot."""
+    return path.is_dir() and not path.name.startswith(".")
 
 
 def _segments(directory: Path) -> tuple[Path, ...]:

@@ -25,7 +25,7 @@ from edgecl.records import checkpoint, kept
 from edgecl.settings import Settings
 from edgecl.state import State
 from edgecl.view import View, Views
-from firmware_host.replay.compare import Comparison, DivergenceError
+from firmware_host.replay.compare import Comparison, DivergenceError, same
 from firmware_host.replay.lanes import Lanes
 from firmware_host.replay.recording import Tape
 
@@ -316,7 +316,7 @@ class Rerun:
 
     def _check_start(self, run: Run) -> None:
         learned = self.core.learned(Place())
-        if run.domains and list(run.domains) != kept(learned):
+        if run.domains and not same(run.domains, kept(learned)):
             mine = journal.Run()
             mine.CopyFrom(run)
             del mine.domains[:]

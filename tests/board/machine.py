@@ -41,7 +41,8 @@ SETUP: Final = f'chroot "$1" useradd --create-home --shell /bin/bash --password 
 SSHD: Final = f"""\
 ListenAddress 127.0.0.1
 HostKey /etc/ssh/ssh_host_ed25519_key
-AllowUsers {USER}
+AllowUsers {USER} root
+PermitRootLogin prohibit-password
 AuthorizedKeysFile /etc/ssh/authorized_keys
 PasswordAuthentication no
 KbdInteractiveAuthentication no

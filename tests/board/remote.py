@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
+from edgecl.selftest import Result
 from tests.board import machine, wheels
 
 TIMEOUT_S: Final = 900.0
@@ -24,9 +27,9 @@ class BoardError(Exception):
     """A command on the board, or a copy, gave an exit code that nobody expected."""
 
 
-def ssh(command: str, *, expect: int = 0) -> str:
+def ssh(command: str, *, expect: int = 0, user: str = machine.USER) -> str:
     """What a shell command prints on the board. Raises BoardError."""
-    return _run(["ssh", "-F", str(machine.SSH_CONFIG), machine.HOST, command], expect)
+    return _run(["ssh", "-F", str(machine.SSH_CONFIG), "-l", user, machine.HOST, command], expect)
 
 
 def edgecl(*words: str | Path, expect: int = 0) -> str:
@@ -37,6 +40,12 @@ def edgecl(*words: str | Path, expect: int = 0) -> str:
 def here(*words: str | Path, expect: int = 0) -> str:
     """What an edgecl command prints on this computer, which finds the board by its name. Raises BoardError."""
     return _run([sys.executable, "-m", "edgecl", *map(str, words)], expect)
+
+
+def verified(name: str) -> list[Result]:
+    """What `edgecl verify` finds of each method of a bundle that is there. Raises BoardError."""
+    *methods, _ = edgecl("verify", "--json", name).splitlines()
+    return [msgspec.json.decode(line, type=Result) for line in methods]
 
 
 def put(path: Path, name: str) -> None:
@@ -50,10 +59,15 @@ def get(name: str, path: Path) -> None:
 
 
 def install() -> None:
-    """Bring edgecl there with `edgecl provision`, out of wheels alone and without root. Raises BoardError."""
+    """Bring edgecl there without root. Raises BoardError."""
+    provision(machine.HOST, "--user-only", "--development")
+
+
+def provision(device: str, *words: str) -> str:
+    """What `edgecl provision` prints, which brings edgecl there out of wheels alone. Raises BoardError."""
     folder = wheels.fetch()
     (own,) = folder.glob("edgecl-*.whl")
-    here("provision", machine.HOST, "--wheel", own, "--wheelhouse", folder, "--user-only", "--development")
+    return here("provision", device, "--wheel", own, "--wheelhouse", folder, *words)
 
 
 def _run(words: list[str], expect: int = 0) -> str:

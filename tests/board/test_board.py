@@ -9,7 +9,6 @@ import pytest
 
 from edgecl.bundle import open_bundle, write
 from edgecl.errors import EXIT_REFUSED
-from edgecl.selftest import Result
 from export import project as projects
 from export.build import build
 from tests.board import compare, remote
@@ -84,8 +83,7 @@ def test_the_board_is_one() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_method_computes_there_what_it_did_where_it_was_built(name: str, bundles: dict[str, Path]) -> None:
-    lines = remote.edgecl("verify", "--json", bundles[name].name).splitlines()
-    results = [msgspec.json.decode(line, type=Result) for line in lines]
+    results = remote.verified(bundles[name].name)
     with open_bundle(bundles[name]) as bundle:
         assert [result.method for result in results] == [method.name for method in bundle.manifest.methods]
     for result in results:

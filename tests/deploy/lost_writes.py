@@ -16,6 +16,7 @@ import os
 import random
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -55,7 +56,7 @@ class Report(msgspec.Struct):
     """An fsync that was not missed, and where."""
 
 
-class Case:
+class Case(ABC):
     """What is recorded, and what must hold."""
 
     resume_every: int
@@ -64,17 +65,17 @@ class Case:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
+    @abstractmethod
     def prepare(self, bundles: list[Path]) -> tuple[Path, Path]:
         """Where it is done, as far as it has come before; and the bundle that it is done with."""
-        raise NotImplementedError
 
+    @abstractmethod
     def check(self, left: Path, said: list[Mark]) -> None:
         """Raises AssertionError or EdgeclError: what is left is not in order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def go_on(self, left: Path) -> None:
         """Raises the same."""
-        raise NotImplementedError
 
 
 class Deployment(Case):

@@ -29,6 +29,7 @@ RASPBERRY_PI_4 = {
     "sys/class/thermal/thermal_zone0/temp": "62316\n",
     "sys/devices/platform/soc/soc:firmware/get_throttled": "50005\n",
     "etc/os-release": 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nID=debian\n',
+    "run/systemd/system/netplan-ovs-cleanup.service": "",
     "usr/lib/systemd/journald.conf.d/40-rpi-volatile-storage.conf": "[Journal]\nStorage=volatile\n",
     "var/log/journal/.keep": "",
 }
@@ -49,6 +50,7 @@ JETSON_ORIN_NANO = {
     "sys/class/rtc/rtc0/name": "nvvrs_pseq_rtc\n",
     "etc/os-release": 'PRETTY_NAME="Ubuntu 22.04.5 LTS"\n',
     "etc/nv_tegra_release": "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n",
+    "run/systemd/system/netplan-ovs-cleanup.service": "",
     "run/systemd/timesync/synchronized": "",
     "var/log/journal/.keep": "",
 }

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecl import console, frames
+from edgecl import console, frames, plain
 from edgecl.channel import PIPE, Channel, Pace, line_pace
 from edgecl.frames import Frame
 
@@ -244,6 +244,64 @@ def test_garbage_without_end_is_not_kept() -> None:
     with pytest.raises(EOFError):
         channel.receive(idle=True)
     assert len(channel._arrived) <= frames.MAX_ENCODED_BYTES
+
+
+def test_clean_streams_go_over_to_plain_frames() -> None:
+    host, board = pipes()
+    with echoing(board, PIPE) as answers:
+        host._outgoing.put(b"a shell says hello\n")
+        channel = Channel(host, PIPE)
+        channel.connect(9, timeout_s=5)
+        messages = [bytes(70) * number for number in range(1, 900, 40)]
+        for message in messages:
+            channel.send(message)
+        assert [channel.receive(5) for _ in messages] == messages
+        assert answers._plain and not answers._sent
+        assert plain.encode(frames.LAST, 9, messages[-1]) in host.written
+        channel.connect(10, timeout_s=5)
+        channel.send(b"again")
+        assert channel.receive(5) == b"again"
+
+
+@pytest.mark.parametrize(("one", "other"), [(PIPE, FAST), (FAST, PIPE)])
+def test_a_side_that_knows_no_plain_frames_is_not_given_any(one: Pace, other: Pace) -> None:
+    host, board = pipes()
+    with echoing(board, other) as answers:
+        channel = Channel(host, one)
+        channel.connect(1, timeout_s=5)
+        channel.send(bytes(5000))
+        assert channel.receive(5) == bytes(5000)
+        assert not channel._plain and not answers._plain
+
+
+@given(st.binary(min_size=1, max_size=40), st.integers(1, 60))
+def test_plain_frames_come_in_any_pieces(message: bytes, size: int) -> None:
+    host, board = pipes()
+    channel = Channel(board, PIPE, serves=True)
+    channel._answer_open(Frame(frames.OPEN, 1, 0, 0, b"\x01\x01"))
+    data = plain.encode(frames.LAST, 1, message) * 3
+    for at in range(0, len(data), size):
+        host.write(data[at : at + size])
+    assert [channel.receive(5) for _ in range(3)] == [message] * 3
+
+
+@pytest.mark.parametrize(
+    "noise", [b"kernel: out of memory\n", plain.encode(9, 1), plain.encode(frames.LAST, 1)[:-1] + b"x"]
+)
+def test_noise_among_plain_frames_ends_the_connection(noise: bytes) -> None:
+    host, board = pipes()
+    channel = Channel(board, PIPE, serves=True)
+    channel._answer_open(Frame(frames.OPEN, 1, 0, 0, b"\x01\x01"))
+    host.write(plain.encode(frames.LAST, 1, b"whole"))
+    assert channel.receive(5) == b"whole"
+    host.write(noise)
+    with pytest.raises(EOFError):
+        channel.receive(5)
+
+
+def test_a_plain_frame_beyond_the_limit_is_none() -> None:
+    assert plain.decode_header(plain.encode(frames.LAST, 1, bytes(frames.MAX_PAYLOAD_BYTES)), 0)
+    assert not plain.decode_header(plain.encode(frames.LAST, 1, bytes(frames.MAX_PAYLOAD_BYTES + 1)), 0)
 
 
 def test_a_slow_line_is_given_the_time_that_it_takes() -> None:

@@ -26,7 +26,7 @@ def test_a_raspberry_pi_as_it_comes(tmp_path: Path) -> None:
     assert [(one.name, one.celsius) for one in found.temperatures] == [("cpu-thermal", 62.316)]
     now = ("under-voltage", "throttled")
     assert found.throttling == Throttling(now=now, since_boot=now) and found.throttles
-    assert not found.journal_persistent
+    assert found.systemd and not found.journal_persistent
     assert (found.jetson_linux, found.jetpack, found.service, found.disk.wear) == ("", "", "", "")
 
 

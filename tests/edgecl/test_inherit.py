@@ -47,7 +47,7 @@ def inherited(old: Path, lived: Path, new: Path, policy: Any, place: Path) -> tu
 
 def test_carried_is_all_that_was_learned(looped: Path, lived: Path, make_bundle: MakeBundle, tmp_path: Path) -> None:
     words, before, after = inherited(looped, lived, make_bundle(tmp_path / "b.ecl", version=2), "carry", tmp_path)
-    assert words.startswith("carried: 1 domains")
+    assert words.startswith("carried: 1 domain, ")
     assert after.learned.bundle != before.learned.bundle
     assert {n: s.digest for n, s in after.learned.states.items()} == {
         n: s.digest for n, s in before.learned.states.items()

@@ -486,6 +486,34 @@ def test_keys_are_made_listed_and_shown(home: Path, tmp_path: Path) -> None:
         assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
 
 
+def test_a_trust_directory_is_written_by_commands(home: Path, tmp_path: Path) -> None:
+    board = tmp_path / "trust.d"
+    key = pair(home, "release").public
+    told = edgecl("keys", "trust", board, "release", "--lineage", "gate", "--lineage", "door")
+    assert (told.returncode, told.stdout) == (0, f"{board}: {key} may sign gate, door\n"), told.stderr
+    assert [(one.key, one.lineages) for one in trust.read(board).keys] == [(key, ("gate", "door"))]
+    again = edgecl("keys", "trust", board, home / "release.pem", "--lineage", "*", "--json")
+    assert json.loads(again.stdout) == {"name": "release", "fingerprint": key.fingerprint, "lineages": ["*"]}
+    other = pair(tmp_path, "release").public
+    assert other != key
+    for words, code, reason in (
+        (("trust", board, tmp_path / "release.pem", "--lineage", "gate"), 1, "another key has this name"),
+        (("trust", board, "release", "--lineage", "no such"), 1, "for no lineage"),
+        (("trust", board, "release"), 2, "Missing option '--lineage'"),
+        (("trust", board, "nobody", "--lineage", "gate"), 1, "nobody"),
+        (("revoke", board, "nobody"), 1, "no such key"),
+        (("revoke", board, "../release"), 1, "no such key"),
+    ):
+        refused = edgecl("keys", *words)
+        assert refused.returncode == code and reason in refused.stderr, refused.stderr
+    assert [(one.key, one.lineages) for one in trust.read(board).keys] == [(key, ("*",))]
+    gone = edgecl("keys", "revoke", board, "release")
+    assert (gone.returncode, gone.stdout) == (0, f"{board}: release is trusted no longer; no keys left\n")
+    assert trust.read(board).keys == () and not list(board.iterdir())
+    none = edgecl("keys", "list", "--trust", board).stdout.splitlines()
+    assert none == [f"no keys in {board}; trust one with: edgecl keys trust {board} KEY", "development mode is off"]
+
+
 def test_a_passphrase_is_typed_on_a_terminal_and_not_shown(home: Path) -> None:
     child, terminal = pty.fork()
     if not child:

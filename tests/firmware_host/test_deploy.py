@@ -1,6 +1,7 @@
 """Bundles come to boards, or do not: each outcome, over a link to a real agent, with a real deployer behind it."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,15 @@ import msgspec
 import pytest
 
 from edgecl import deployments, keys, orders, signed, trust
+from edgecl.checkpoints import Checkpoints
 from edgecl.errors import BundleError, LinkError, RequestError
+from edgecl.labels import Given
+from edgecl.loop import Loop
 from edgecl.manifest import Guard
 from edgecl.orders import BeginAnswer, BeginRequest, DeploymentAnswer, NumberRequest
+from edgecl.settings import Settings
 from edgecl.store import Store
+from firmware_host import deploy as deploying
 from firmware_host import offer as offers
 from firmware_host.client import Client
 from firmware_host.deploy import deploy
@@ -136,6 +142,42 @@ def test_what_a_trial_refuses_leaves_the_board_as_it_is(
     assert [outcome for outcome, _ in history(store)] == ["refused", "refused"]
 
 
+def test_a_state_that_lasts_is_told_of_meanwhile(
+    host: Host, looped: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deploying, "WAITING_S", 0.0)
+    done = host("deploy", looped, f"local:{store}", "--probation", "0.5 s", "--json")
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    waited = [line for line in lines if line["event"] == "waiting"]
+    assert done.code == 0 and "TRIAL" in {line["state"] for line in waited}
+    assert all(line["number"] == 1 and line["seconds"] >= 0.0 for line in waited)
+
+
+def test_learned_again_by_the_command(
+    host: Host, looped: Path, make_bundle: MakeBundle, tmp_path: Path, store: Path
+) -> None:
+    board = f"local:{store}"
+    assert deployed(link_to(board), looped).outcome == "committed"
+    with Loop(looped, tmp_path / "lived", Settings(sync=True, keep_bytes=1 << 20), source="stdin") as loop:
+        for x in stores.noise(120):
+            loop.predict(x)
+        loop.operations.add_class("emu")
+        loop.operations.label([Given(seq, ("cat", "emu")[seq % 2]) for seq in range(60, 90)])
+    place = Store(store).learned("looped", Store(store).current)
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(tmp_path / "lived" / "learned" / "looped", place)
+    shutil.copytree(tmp_path / "lived" / "samples", store / "samples", dirs_exist_ok=True)
+    two = make_bundle(tmp_path / "two.ecl", version=2)
+    done = host("deploy", two, board, "--learned", "rebase", "--probation", "0 s", "--json")
+    lines = [json.loads(line) for line in done.out.splitlines()]
+    assert done.code == 0 and lines[0]["plan"]["learned"] == "rebase"
+    assert lines[-1]["learned"] == "rebased: 30 labelled samples learned again"
+    with Store(store).open(Store(store).current) as bundle:
+        layouts = bundle.manifest.layouts.values()
+    after = Checkpoints(Store(store).learned("looped", Store(store).current)).newest(*layouts)
+    assert after and after.learned.added == ("emu",) and after.heads
+
+
 def test_other_classes_are_not_carried_and_a_bundle_that_does_worse_is_rolled_back(
     host: Host, looped: Path, make_bundle: MakeBundle, tmp_path: Path, store: Path
 ) -> None:
@@ -211,6 +253,13 @@ def test_the_second_host_is_told_who_holds_the_board(
             assert again.request(orders.BEGIN, request, BeginAnswer).number == number
     assert "looped@1 superseded: given up by" in host("cancel", f"local:{store}").out
     assert host("cancel", f"local:{store}").code == 1
+    nothing = host("rollback", f"local:{store}")
+    assert (
+        nothing.code == 1
+        and nothing.err == "edgecl: no earlier bundle is kept here; deploy the one that should answer\n"
+    )
+    share = host("deploy", other, f"local:{store}", "--max-in-flight", "200%")
+    assert share.code == 2 and "'--max-in-flight': \"200%\"" in share.err
 
 
 def test_another_host_goes_on_where_one_has_gone(host: Host, looped: Path, store: Path) -> None:

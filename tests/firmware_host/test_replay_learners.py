@@ -29,18 +29,23 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES if SOAK else list(CASES)[:2])
-def test_a_learner_learns_the_same_again(tmp_path: Path, name: str) -> None:
-    learner, more = CASES[name]
-    folder = projects.write(tmp_path / "project", *projects.named(learner, FREELY))
+@pytest.fixture(scope="module", params=CASES if SOAK else list(CASES)[:2])
+def learner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """The name of a learner, and a bundle with it."""
+    learner, more = CASES[request.param]
+    folder = projects.write(tmp_path_factory.mktemp("project") / "project", *projects.named(learner, FREELY))
     (folder / "edgecl.toml").write_text((folder / "edgecl.toml").read_text() + more)
-    build(project.read(folder), tmp_path / "made.ecl").bundle.close()
-    for seed in range(8, 12) if SOAK else (8, 9):
-        board = tmp_path / str(seed)
-        board.mkdir()
-        command = [sys.executable, str(LIVED), str(tmp_path / "made.ecl"), str(board), str(seed)]
-        lived = subprocess.run([*command, "8000" if SOAK else "400", "red", "green"], capture_output=True, text=True)
-        assert lived.returncode == 0, lived.stderr
-        found = verified(board)
-        assert (found.outcome, found.gaps) == ("bit-equal", []), found
-        assert found.updates > 0 or name == "source"
+    build(project.read(folder), folder / "made.ecl").bundle.close()
+    return learner, folder / "made.ecl"
+
+
+@pytest.mark.parametrize("seed", range(8, 28) if SOAK else (8, 9))
+def test_a_learner_learns_the_same_again(learner: tuple[str, Path], tmp_path: Path, seed: int) -> None:
+    name, bundle = learner
+    samples = "8000" if SOAK else "400"
+    command = [sys.executable, str(LIVED), str(bundle), str(tmp_path), str(seed), samples, "red", "green"]
+    lived = subprocess.run(command, capture_output=True, text=True)
+    assert lived.returncode == 0, lived.stderr
+    found = verified(tmp_path)
+    assert (found.outcome, found.gaps) == ("bit-equal", []), found
+    assert found.updates > 0 or name == "source"

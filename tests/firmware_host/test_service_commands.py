@@ -1,6 +1,8 @@
 """What hosts ask of a service: status, pause, resume, snapshot, its log."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +60,17 @@ def test_the_log_is_followed_and_begins_anew(host: Host, store: Path) -> None:
         with log.open("a") as file:
             file.write(" and then done\n")
         assert child.stdout.readline() == "unfinished and then done\n"
+        os.kill(child.pid, signal.SIGSTOP)  # so that it does not look in between
+        with log.open("a") as file:
+            file.write("the last line before it begins anew\n")
         log.rename(log.with_name("edgecl.log.1"))
         log.write_text("new\n")
-        assert child.stdout.readline() == "new\n"
+        os.kill(child.pid, signal.SIGCONT)
+        assert [child.stdout.readline() for _ in range(2)] == ["the last line before it begins anew\n", "new\n"]
+        os.kill(child.pid, signal.SIGSTOP)
+        for number in range(2):
+            log.rename(log.with_name("edgecl.log.1"))
+            log.write_text(f"{number}\n")
+        os.kill(child.pid, signal.SIGCONT)
+        assert [child.stdout.readline() for _ in range(2)] == ["0\n", "1\n"]
         child.terminate()

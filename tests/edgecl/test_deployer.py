@@ -1,8 +1,10 @@
 """Deployments go through their states, to the right end, with a service and without one."""
 
+import subprocess
+import sys
 from pathlib import Path
 
-from edgecl import deployer, deployments
+from edgecl import deployer, deployer_start, deployments
 from edgecl.store import Store
 from tests.conftest import MakeBundle
 from tests.edgecl import stores
@@ -55,3 +57,14 @@ def test_a_service_goes_over_to_the_next_bundle_and_takes_along_what_it_learned(
     assert (done.outcome, done.reason) == ("committed", "")
     assert before and after and (before.version, after.version) == (1, 2)
     assert after.step == before.step > 0
+
+
+def test_a_second_process_leaves_a_deployment_alone(looped: Path, tmp_path: Path) -> None:
+    store = stores.made(tmp_path / "store")
+    begun = stores.begun(store, looped)
+    command = [sys.executable, "-P", "-m", "edgecl.deployer", str(store)]
+    with deployer_start.alone(store):
+        subprocess.run(command, check=True)
+        assert deployments.read(store).find(begun.number).state == "VERIFY"
+    subprocess.run(command, check=True)
+    assert deployments.read(store).find(begun.number).outcome == "committed"

@@ -14,6 +14,7 @@ import board
 import classes
 import data
 import domains
+import evaluate
 import gas
 import ingest
 import interruptions
@@ -128,6 +129,12 @@ def run_ingest() -> None:
     results.write("ingest", "A host store of ten million records", ingest.render(found), found)
 
 
+def run_evaluate() -> None:
+    """Evaluating a device and a fleet; about two minutes."""
+    found = evaluate.run()
+    results.write("evaluate", "Evaluating a host store", evaluate.render(found), found)
+
+
 BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "accuracy": run_accuracy,
     "steps": run_steps,
@@ -143,6 +150,7 @@ BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "link": run_link,
     "journal": run_journal,
     "ingest": run_ingest,
+    "evaluate": run_evaluate,
 }
 
 ASKED_FOR: Final = ("board", "ingest")

@@ -19,9 +19,7 @@ import results
 
 ROOT: Final = Path(__file__).parent.parent
 TESTS: Final = ROOT / "tests" / "deploy"
-SOURCES: Final = (
-    "edgecl/**/*.py", "firmware_host/**/*.py", "tests/deploy/interrupted.py", "tests/deploy/test_continuity.py",
-)  # fmt: skip
+SOURCES: Final = ("edgecl/**/*.py", "firmware_host/**/*.py", "tests/deploy/interrupted.py")
 STATES: Final = (
     "", "RECEIVE", "VERIFY", "STAGE", "TRIAL", "QUIESCE", "SWITCH", "PROBATION", "COMMIT", "ROLLBACK", "CLEAN", "END",
 )  # fmt: skip
@@ -37,16 +35,10 @@ Say = Callable[[str], None]
 def run(say: Say) -> dict[str, Any]:
     """Everything: what became of each deployment, and the pauses of several switches."""
     return {
-        "pauses": [pause(number) for number in range(REPEATS)],
+        "pauses": [_told("test_continuity.py", "EDGECL_GAPS") for _ in range(REPEATS)],
         "tally": {way: [one for number in range(parts) for one in part(way, number, say)]
                   for way, (parts, _) in PARTS.items()},
     }  # fmt: skip
-
-
-def pause(number: int) -> dict[str, float]:
-    """Of one switch."""
-    found: dict[str, float] = _kept(f"pause{number}", "test_continuity.py", "EDGECL_GAPS")
-    return found
 
 
 def part(way: str, number: int, say: Say) -> list[dict[str, Any]]:
@@ -69,14 +61,18 @@ def _kept(key: str, test: str, where: str, **more: str) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / f"{_digest()}-{key}.json"
     if not kept.exists():
-        with tempfile.TemporaryDirectory() as name:
-            told = Path(name) / "told"
-            command = [sys.executable, "-m", "pytest", "-q", str(TESTS / test)]
-            done = subprocess.run(command, env=os.environ | more | {where: str(told)}, cwd=ROOT)
-            if not told.exists():
-                raise SystemExit(f"interruptions: {test}: exit code {done.returncode}")
-            kept.write_bytes(told.read_bytes())
+        kept.write_bytes(msgspec.json.encode(_told(test, where, **more)))
     return msgspec.json.decode(kept.read_bytes())
+
+
+def _told(test: str, where: str, **more: str) -> Any:
+    with tempfile.TemporaryDirectory() as name:
+        told = Path(name) / "told"
+        command = [sys.executable, "-m", "pytest", "-q", str(TESTS / test)]
+        done = subprocess.run(command, env=os.environ | more | {where: str(told)}, cwd=ROOT)
+        if not told.exists():
+            raise SystemExit(f"interruptions: {test}: exit code {done.returncode}")
+        return msgspec.json.decode(told.read_bytes())
 
 
 def _digest() -> str:

@@ -15,6 +15,7 @@ import classes
 import data
 import domains
 import evaluate
+import fleet
 import gas
 import ingest
 import interruptions
@@ -22,6 +23,7 @@ import journal
 import link
 import memory
 import ood
+import replay
 import results
 import search
 import speech
@@ -135,6 +137,18 @@ def run_evaluate() -> None:
     results.write("evaluate", "Evaluating a host store", evaluate.render(found), found)
 
 
+def run_replay() -> None:
+    """Replay beside the loop; about ten minutes."""
+    found = replay.run(say)
+    results.write("replay", "Replay: rates, what-ifs, workers", replay.render(found), found)
+
+
+def run_fleet() -> None:
+    """A thousand simulated boards; about half an hour."""
+    found = fleet.run(say)
+    results.write("fleet", "A simulated fleet of a thousand boards", fleet.render(found), found)
+
+
 BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "accuracy": run_accuracy,
     "steps": run_steps,
@@ -151,9 +165,11 @@ BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "journal": run_journal,
     "ingest": run_ingest,
     "evaluate": run_evaluate,
+    "replay": run_replay,
+    "fleet": run_fleet,
 }
 
-ASKED_FOR: Final = ("board", "ingest")
+ASKED_FOR: Final = ("board", "ingest", "fleet")
 """Only where they are named: they need more than the data, or longer."""
 
 

@@ -81,7 +81,7 @@ def novel(x: Images, y: Labels, bundle: Path, out: Path, edgecl: Edgecl) -> Nove
     options = ("--state", state, "--sync", "--domains", 8, "--keep", "8 MB", "--memory", MEMORY, "--json")
     before = _answers(edgecl("run", bundle, "--source", f"npz:{out / 'strange.npz'}", *options))
     _labels(out / "labels.csv", y[first], UPRIGHT)
-    edgecl("label", state, "--csv", out / "labels.csv")
+    edgecl("label", state, "--csv", out / "labels.csv", "--memory", MEMORY)
     after = _answers(edgecl("run", bundle, "--source", f"npz:{out / 'later.npz'}", *options))
     stretches = (
         *_stretches(("upright digits", "turned digits, no labels"), before, (UPRIGHT, len(first))),

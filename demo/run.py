@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 
 from demo import eager, model, train
+from demo.afterwards import afterwards
 from demo.novel import novel, said
 from demo.picture import draw
 from demo.shifts import SHIFTS, Stream, stream
@@ -41,11 +42,14 @@ def main() -> None:
     shown = f"{table(results, images.names)}\n\n{seen(results, images.names)}\n"
     _say("and now what it has never seen: digits rotated by a quarter and mirrored")
     strange = said(novel(*model.held_out(), _near(bundle_of(OUT, NOVEL)), _near(OUT / "novel"), _edgecl))
-    (OUT / "table.txt").write_text(f"{shown}\n{strange}\n")
+    _say("and what their journals know, as it would come from boards")
+    states = {name: _near(OUT / name / "state") for name in (*LEARNERS, "novel")}
+    known = afterwards(states, "novel", _near(OUT), _edgecl)
+    (OUT / "table.txt").write_text(f"{shown}\n{strange}\n{known}\n")
     draw([result for result in results if result.by == "edgecl"], images, OUT / "error.png")
     budget = tomllib.loads((HERE / "edgecl.toml").read_text())["build"]["memory"]
     print(f"\nErrors in percent, of {images.each} images under each shift. Resident memory of the process in MB; its")
-    print(f"budget in edgecl.toml is {budget}. One thread each.\n\n{shown}\n{strange}\n")
+    print(f"budget in edgecl.toml is {budget}. One thread each.\n\n{shown}\n{strange}\n{known}\n")
     print(f"picture   {_near(OUT)}/error.png")
     print(f"projects  {_near(OUT)}/<learner>/edgecl.toml; the bundle and the journal lie beside it")
     print(f"look at   edgecl inspect {_near(bundle_of(OUT, 'ecotta'))}")

@@ -89,8 +89,8 @@ Ask = Callable[[Request, Any], Any]
 
 
 @contextmanager
-def opened(directory: Path) -> Iterator[Ask]:
-    """Who answers for a state directory: the loop that runs there, or else one opened for this.
+def opened(directory: Path, *, budget_bytes: int | None = None) -> Iterator[Ask]:
+    """Who answers for a state directory: the loop that runs there, or else one opened for this, with a budget.
 
     Raises StoreError: there is no state directory, or another process has it that cannot be asked. BundleError,
     ProgramError, JournalError, LinkError as opening a loop does.
@@ -100,7 +100,7 @@ def opened(directory: Path) -> Iterator[Ask]:
             yield ask
             return
     bundle, learned = _bundle(directory)
-    with Loop(bundle, directory, Settings(sync=True), source=None, learned=learned) as loop:
+    with Loop(bundle, directory, Settings(sync=True, budget_bytes=budget_bytes), source=None, learned=learned) as loop:
         yield lambda request, kind: perform(loop.operations, request)
 
 

@@ -368,4 +368,7 @@ HANDLERS: Final[dict[State, Callable[[Deployer, Deployment], Next]]] = {
 
 if __name__ == "__main__":
     os.nice(5)  # answers come first
-    go_on(Path(sys.argv[1]))  # the lock, sys.argv[2], was handed over, and goes when this process does
+    if len(sys.argv) > 2:
+        go_on(Path(sys.argv[1]))  # the lock, sys.argv[2], was handed over, and goes when this process does
+    else:
+        carry_on(Path(sys.argv[1]))

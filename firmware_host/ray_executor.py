@@ -32,7 +32,7 @@ class RayExecutor:
         self._mine = not ray.is_initialized()
         if self._mine:
             _connect(ray, workers)
-        self._run = ray.remote(num_cpus=1, max_retries=0)(answer)
+        self._run: Any = ray.remote(num_cpus=1, max_retries=0)(answer)
         self._died: tuple[type[Exception], ...] = (
             ray.exceptions.WorkerCrashedError,
             ray.exceptions.OutOfMemoryError,

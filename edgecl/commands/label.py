@@ -13,6 +13,7 @@ from typing import Final, TextIO
 import click
 import msgspec
 
+from edgecl.commands.options import size
 from edgecl.control import opened
 from edgecl.errors import EXIT_DATA_LOST, EXIT_FAILED, EXIT_OK, RequestError
 from edgecl.labels import Given, Labelled
@@ -49,8 +50,11 @@ class Told(msgspec.Struct, frozen=True):
 @click.option(
     "--csv", "file", type=click.Path(path_type=Path), help="Rows with the columns seq and class; - for stdin."
 )
+@click.option(
+    "--memory", type=size, metavar="SIZE", help='Budget above which no update is taken, like "64 MB"; 0 for none.'
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what became of them as JSON.")
-def label(state: Path, labels: tuple[str, ...], file: Path | None, as_json: bool) -> int:
+def label(state: Path, labels: tuple[str, ...], file: Path | None, memory: int | None, as_json: bool) -> int:
     """Give samples their labels: the loop learns from them.
 
     STATE is the --state of a run, which may be running, and must keep samples (edgecl run --keep). SEQ is the number of
@@ -64,7 +68,7 @@ def label(state: Path, labels: tuple[str, ...], file: Path | None, as_json: bool
     good = [row for row in rows if row.given]
     refused = [(row.where, row.problem) for row in rows if not row.given]
     learned = corrected = unchanged = updates = 0
-    with opened(state) as ask:
+    with opened(state, budget_bytes=memory) as ask:
         for start in range(0, len(good), AT_ONCE):
             part = good[start : start + AT_ONCE]
             request = Label(labels=tuple(row.given for row in part if row.given))

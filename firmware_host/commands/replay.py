@@ -79,19 +79,18 @@ def replay(
 
 
 def _verify(results: Iterator[tuple[Job, Replayed | EdgeclError]], *, as_json: bool) -> int:
-    count, lost, failed = 0, False, []
+    count, failed, lost = 0, 0, False
     for job, one in results:
         count += 1
         if isinstance(one, EdgeclError):
-            failed.append(one)
+            failed += 1
             _refused(job, one)
             continue
         print(_json(one) if as_json else _text(one), flush=True)
         lost |= bool(one.gaps)
-        if one.outcome in ("diverged", "not replayable"):
-            failed.append(one)
+        failed += one.outcome in ("diverged", "not replayable")
     if failed:
-        return EXIT_FAILED if len(failed) == count else EXIT_PARTIAL
+        return EXIT_FAILED if failed == count else EXIT_PARTIAL
     return EXIT_DATA_LOST if lost else EXIT_OK
 
 

@@ -74,7 +74,7 @@ def suggest(gathered: Gathered, count: int) -> Queue:
     places, coarse, gone, twice = _look(gathered, answers, pool)
     if gone:
         notes.append(f"{gone} samples that were kept are not in the store any more")
-    chosen = _choose(worth[places], coarse, count)
+    chosen = choose(worth[places], coarse, count)
     if len(chosen) < min(count, len(places)):
         twice += min(count, len(places)) - len(chosen)
     if twice:
@@ -149,7 +149,7 @@ def coarse(x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
     return found.reshape(-1)
 
 
-def _choose(worth: npt.NDArray[Any], rows: npt.NDArray[np.float32], count: int) -> list[int]:
+def choose(worth: npt.NDArray[Any], rows: npt.NDArray[np.float32], count: int) -> list[int]:
     """Places in the order in which they are chosen."""
     if not len(rows):
         return []

@@ -13,7 +13,7 @@ from firmware_host.query import QueryError
 
 CHOSEN: Final = "_chosen"
 """The table: `device`, `seq`, and `boot` and `monotonic_ns`, which tell the record of the sample; `time`, `bundle`,
-`lineage`, `domain`, `y`, `answer` (index), `confidence`, `entropy`, `novel`."""
+`lineage`, `domain`, `y`, `answer` (index), `confidence`, `entropy`, `novel`, `similarity`."""
 
 _AGO_S: Final = {"d": 86400, "h": 3600, "min": 60, "w": 7 * 86400}
 
@@ -101,7 +101,7 @@ _NAMED: Final = """
 _KEPT: Final = """
     SELECT s.device, s.seq, s.boot, s.monotonic_ns, s.time, coalesce(p.bundle, r.bundle) AS bundle,
         coalesce(q.lineage, r.lineage) AS lineage, s.domain, s.learned, s.y AS y, p.label AS answer, p.confidence,
-        p.entropy, p.novel
+        p.entropy, p.novel, p.similarity
     FROM (
         SELECT * FROM samples
         QUALIFY row_number() OVER (PARTITION BY device, seq ORDER BY time DESC, monotonic_ns DESC, sequence DESC) = 1

@@ -82,7 +82,7 @@ def harvest(store: HostStore, out: Path, wishes: Wishes, say: Progress = lambda 
         refused += strange
         say("reading samples")
         unfit = gather.note(connection, store, known.given)
-        left = share.make(connection, names, wishes.choice, wishes.shares)
+        left = share.make(connection, store, known.given, names, wishes.choice, wishes.shares)
         left = msgspec.structs.replace(
             left,
             unfit=unfit,

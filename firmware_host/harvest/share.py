@@ -13,13 +13,15 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
+from edgecl.manifest import Input
 from firmware_host import query
-from firmware_host.harvest import sql
+from firmware_host.harvest import sql, suggest
 from firmware_host.harvest.about import Left
 from firmware_host.harvest.choice import CHOSEN, Choice
 from firmware_host.harvest.dataset import UNLABELLED
 from firmware_host.harvest.gather import FOUND
 from firmware_host.harvest.labels import LABELS
+from firmware_host.host_store import HostStore
 
 TAKEN: Final = "_taken"
 """The table: `part` (of the data set), `place` in it, `device`, `seq`, `label` (index, -1 for none), `name`, `giver`,
@@ -39,8 +41,15 @@ class Shares:
     """Of each class; 0 for no limit. Balanced, no class has more than the one that has fewest."""
 
 
-def make(connection: duckdb.DuckDBPyConnection, names: Sequence[str], choice: Choice, shares: Shares) -> Left:
-    """Make the table `_taken`; what was left out."""
+def make(
+    connection: duckdb.DuckDBPyConnection,
+    store: HostStore,
+    given: Input,
+    names: Sequence[str],
+    choice: Choice,
+    shares: Shares,
+) -> Left:
+    """Make the table `_taken`; what was left out. Raises JournalError."""
     table = pa.table({"name": pa.array(names, pa.string()), "label": pa.array(range(len(names)), pa.int64())})
     sql.create(connection, "_classes", table)
     with query.told():
@@ -51,7 +60,9 @@ def make(connection: duckdb.DuckDBPyConnection, names: Sequence[str], choice: Ch
         if choice.only_labelled and not choice.suggested:
             unlabelled = _delete(connection, "label < 0")
         if choice.suggested:
-            _suggested(connection, choice)
+            suggest.pick(connection, store, given, choice.suggested)
+        if choice.suggested and not choice.labelled:
+            _delete(connection, "label >= 0")
         surplus = _balance(connection, shares)
         _divide(connection, shares)
         connection.execute(_TAKEN).fetchall()
@@ -75,22 +86,6 @@ def provenance(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
             FROM {TAKEN} t JOIN {CHOSEN} c USING (device, seq) ORDER BY t.part, t.place
             """
         ).write_csv(str(path))
-
-
-def _suggested(connection: duckdb.DuckDBPyConnection, choice: Choice) -> None:
-    """Of samples without a label, keep those of which one is worth most; those with one stay where they are wanted."""
-    _delete(
-        connection,
-        f"""
-        label < 0 AND (device, seq) NOT IN (
-            SELECT o.device, o.seq FROM _once o JOIN {CHOSEN} c USING (device, seq)
-            WHERE o.label < 0 AND c.entropy IS NOT NULL
-            ORDER BY c.entropy DESC, o.device, o.seq LIMIT {choice.suggested}
-        )
-        """,
-    )
-    if not choice.labelled:
-        _delete(connection, "label >= 0")
 
 
 def _balance(connection: duckdb.DuckDBPyConnection, shares: Shares) -> int:

@@ -219,6 +219,8 @@ class Replay:
 
     def _resumed(self, run: Run, before: Run | None, bundle: Bundle) -> Resumed | None:
         """Raises MissingError: what the run begins with is not to be had."""
+        if not run.processor:
+            raise MissingError("it was recorded by an edgecl that did not say what it began with")
         if not run.checkpoint:
             return None
         found: list[Resumed] = []

@@ -51,6 +51,7 @@ def _same(one: Array, other: Array) -> bool:
         return True
     if one.nbytes != other.nbytes or not one.nbytes:
         return one.nbytes == other.nbytes
-    words = "I" if one.nbytes % 4 == 0 else "B"
-    left, right = (memoryview(np.ascontiguousarray(part)).cast("B").cast(words) for part in (one, other))
-    return bool(left == right)
+    left, right = (memoryview(np.ascontiguousarray(part).data).cast("B") for part in (one, other))
+    if one.nbytes % 4:
+        return bool(left == right)
+    return bool(left.cast("I") == right.cast("I"))

@@ -134,7 +134,10 @@ class _Asker:
             """,
             EVENTS,
         )
-        return tuple(Deployment(*row[:6], _text(row[6])) for row in rows)
+        return tuple(
+            Deployment(time, seen, bundle, name, version, learner, _text(by))
+            for time, seen, bundle, name, version, learner, by in rows
+        )
 
     def domains(self) -> tuple[dict[int, str], list[Event], list[str]]:
         rows = self._ask(

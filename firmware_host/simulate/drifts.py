@@ -71,14 +71,16 @@ def rotation(x: Pixels, severity: float, chance: np.random.Generator) -> Pixels:
     y, z = np.mgrid[:height, :width] - np.array([(height - 1) / 2, (width - 1) / 2])[:, None, None]
     rows = np.rint(np.cos(angle) * y - np.sin(angle) * z + (height - 1) / 2).astype(np.intp).clip(0, height - 1)
     columns = np.rint(np.sin(angle) * y + np.cos(angle) * z + (width - 1) / 2).astype(np.intp).clip(0, width - 1)
-    return x[rows, columns]
+    turned: Pixels = x[rows, columns]
+    return turned
 
 
 def pixelate(x: Pixels, severity: float, chance: np.random.Generator) -> Pixels:
     """A lower resolution."""
     size = 1 + round(severity * max(2, x.shape[1] // 16))
     rows, columns = (np.arange(length) // size * size for length in x.shape[:2])
-    return x[rows][:, columns]
+    coarse: Pixels = x[rows][:, columns]
+    return coarse
 
 
 def gain(x: Floats, severity: float, chance: np.random.Generator) -> Floats:
@@ -118,4 +120,5 @@ DRIFTS: Final[Mapping[str, Mapping[str, Drift]]] = {
 
 
 def _pixels(x: npt.NDArray[Any]) -> Pixels:
-    return np.clip(np.rint(x), 0, 255).astype(np.uint8)
+    rounded: Pixels = np.clip(np.rint(x), 0, 255).astype(np.uint8)
+    return rounded

@@ -19,7 +19,7 @@ from firmware_host.executor import Executor
 from firmware_host.simulate import data_set
 from firmware_host.simulate.data_set import DataError
 from firmware_host.simulate.drifts import DRIFTS
-from firmware_host.simulate.life import Lived, Order, Settled, live
+from firmware_host.simulate.life import PHASES, Lived, Order, Settled, live
 
 PLAN: Final = ".simulated.json"
 SCRATCH: Final = ".simulating"
@@ -67,6 +67,7 @@ def simulate(
             left = _left(store.absolute(), scratch, opened.directory, settled, wanted.devices)
             for done in executor.map(live, left, progress=progress):
                 yield done.task.name, done.result
+            _gather_phases(store)
     finally:
         disk.remove(scratch)
 
@@ -122,6 +123,16 @@ def _left(store: Path, scratch: Path, bundle: Path, settled: Settled, devices: i
     for place, name in enumerate(names(devices)):
         if not (store / name).exists():
             yield Order(place, name, settled, bundle, scratch / "data", store / name, scratch / name)
+
+
+def _gather_phases(store: Path) -> None:
+    """One file of all boards. Raises StoreError."""
+    found = [path.read_text("utf-8").splitlines(keepends=True) for path in sorted(store.glob(f"sim-*/{PHASES}"))]
+    text = "".join([*(found[0][:1] if found else []), *(row for rows in found for row in rows[1:])])
+    try:
+        disk.replace(store / PHASES, text.encode())
+    except OSError as error:
+        raise StoreError(f"{store}: {error.strerror}; make room") from None
 
 
 def _keep(bundle: Bundle) -> None:

@@ -31,6 +31,11 @@ FIRST_DAY_NS: Final = 1_767_571_200 * 10**9
 """Midnight of 5 January 2026, UTC, a Monday."""
 DAY_NS: Final = 86_400 * 10**9
 HOUR_NS: Final = 3_600 * 10**9
+PHASES: Final = "phases.csv"
+"""Beside the journal: which drift was really there, from which answer on, as `edgecl evaluate --phases` takes it."""
+CLEAN: Final = "clean"
+SEEN: Final = 0.25
+"""Severity from which a drift counts as there."""
 EVERY_NS: Final = 250_000_000
 """Between two samples, about."""
 
@@ -122,6 +127,7 @@ def live(order: Order) -> Lived:
     for name in kept:
         if (order.scratch / name).is_dir():
             (order.scratch / name).rename(whole / name)
+    (whole / PHASES).write_text(life.phases(), "utf-8")
     size = sum(path.stat().st_size for path in whole.rglob("*") if path.is_file())
     whole.rename(order.into)
     disk.remove(order.scratch)
@@ -152,6 +158,7 @@ class _Life:
         self._chance = chance
         self._waiting: list[tuple[int, str]] = []
         self._day = 0
+        self._phases: list[tuple[int, str]] = []
         self.goes_on = True
 
     def run(self) -> None:
@@ -181,6 +188,7 @@ class _Life:
                 y = int(self._data.y[self._picks[position]])
                 truth = None if y == UNKNOWN or settled.blind else y
                 answer = loop.predict(self._sample(position), position=position, y=truth)
+                self._note_phase(answer.seq, position)
                 if first:  # numbers of answers that a power cut took away are given again
                     self._waiting = [one for one in self._waiting if one[0] < answer.seq]
                     first = False
@@ -213,6 +221,18 @@ class _Life:
             bytes=size,
             seconds=seconds,
         )
+
+    def phases(self) -> str:
+        """CSV."""
+        rows = "".join(f"{self.order.name},{seq},{name}\n" for seq, name in self._phases)
+        return f"device,seq,domain\n{rows}"
+
+    def _note_phase(self, seq: int, position: int) -> None:
+        name = "+".join(drift for drift, severity in self.schedule.at(position) if severity >= SEEN) or CLEAN
+        while self._phases and self._phases[-1][0] >= seq:  # of answers that a power cut took away
+            self._phases.pop()
+        if not self._phases or self._phases[-1][1] != name:
+            self._phases.append((seq, name))
 
     def _wake_up(self, loop: Loop, position: int) -> None:
         """Where a sample is the first of a day: time passes, and somebody tells labels of the day before."""

@@ -81,7 +81,7 @@ class Top(App[None]):
     .-short #sparks { margin: 0; }
     .-short #told { height: 4; }
     """
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]]] = [(0, "-short"), (36, "-tall")]
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (36, "-tall")]  # noqa: RUF012  an instance variable to the base class
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "quit"),
         Binding("p", "ask('pause')", "pause"),

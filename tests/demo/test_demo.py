@@ -96,12 +96,14 @@ def test_the_picture_is_drawn(held_out: tuple[model.Images, model.Labels], tmp_p
 
 def test_a_small_demo_learns_and_agrees_with_pytorch(tmp_path: Path) -> None:
     """One learner on a short stream, in a process of its own: it sets how many threads torch may use."""
-    script = "import sys, pathlib; from demo import model, novel, run, table; " \
+    script = "import sys, pathlib; from demo import afterwards, model, novel, run, table; " \
         "out = pathlib.Path(sys.argv[1]); " \
         "results, images = run.demo(out, learners=('norm',), each=64, epochs=4); " \
         "print(table.table(results, images.names)); " \
         "bundle = run.bundle_of(out, 'norm'); " \
-        "print(novel.said(novel.novel(*model.held_out(), bundle, out / 'novel', run._edgecl)))"  # fmt: skip
+        "print(novel.said(novel.novel(*model.held_out(), bundle, out / 'novel', run._edgecl))); " \
+        "states = {name: out / name / 'state' for name in ('norm', 'novel')}; " \
+        "print(afterwards.afterwards(states, 'novel', out, run._edgecl))"  # fmt: skip
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "$ edgecl run" in done.stderr
@@ -118,3 +120,5 @@ def test_a_small_demo_learns_and_agrees_with_pytorch(tmp_path: Path) -> None:
     assert unknown > 70 and taught < unknown - 30, "ten labels a class teach something"
     assert again <= upright + 1, "and nothing is forgotten"
     assert "1  domain-1  " in strange and "  100     head" in strange
+    assert "novel, run again from its journal: bit-equal" in strange
+    assert "domain-1" in (tmp_path / "report.html").read_text("utf-8")

@@ -1,11 +1,13 @@
 """Deployments go through their states, to the right end, with a service and without one."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from edgecl import deployer, deployments
+from edgecl import deployer, deployer_start, deployments
 from edgecl.deployments import Deployment, Figures
 from edgecl.errors import BundleError
 from edgecl.store import Store
@@ -85,3 +87,14 @@ def test_a_service_goes_over_to_the_next_bundle_and_takes_along_what_it_learned(
     assert done.trial and done.before and done.trial.inputs == done.before.inputs != ""
     assert done.trial.samples == done.before.samples == 200 and "not compared" not in said("TRIAL", done)
     assert after.step == before.step > 0
+
+
+def test_a_second_process_leaves_a_deployment_alone(looped: Path, tmp_path: Path) -> None:
+    store = stores.made(tmp_path / "store")
+    begun = stores.begun(store, looped)
+    command = [sys.executable, "-P", "-m", "edgecl.deployer", str(store)]
+    with deployer_start.alone(store):
+        subprocess.run(command, check=True)
+        assert deployments.read(store).find(begun.number).state == "VERIFY"
+    subprocess.run(command, check=True)
+    assert deployments.read(store).find(begun.number).outcome == "committed"

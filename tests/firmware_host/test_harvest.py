@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgecl import state
 from edgecl.bundle import open_bundle, read_canaries
 from edgecl.cli import main
 from edgecl.errors import EXIT_DATA_LOST, EXIT_USAGE
@@ -23,6 +24,8 @@ from edgecl.sources import Npz
 from export import project
 from export.build import build
 from firmware_host.harvest.choice import moment
+from firmware_host.merge.combine import pairs
+from firmware_host.merge.states import read as read_states
 from tests.edgecl.test_domains import dark, noise
 from tests.export import projects
 from tests.firmware_host.hosts import Host
@@ -152,15 +155,25 @@ def test_nothing_chosen_is_one_line(harvest: Callable[..., Any], pulled: Path) -
         assert (code, err.splitlines()[-1][:30]) == (1, "edgecl: no sample that is kept")
 
 
-def test_suggested_are_the_least_sure_without_a_label(harvest: Callable[..., Any], tmp_path: Path) -> None:
+def test_suggested_are_unsure_and_unlike_each_other(harvest: Callable[..., Any], looped: Path, tmp_path: Path) -> None:
     assert harvest("--suggested", "6")[1]["samples"] == {"train": 0, "held_out": 0, "unlabelled": 6}
     told = rows(tmp_path / "set")
     x, y = arrays(tmp_path / "set", "unlabelled")
     assert y is None and len(x) == 6
     assert {row["device"] for row in told} == {"two"} and not any(row["class"] for row in told)
-    chosen = min(float(row["entropy"]) for row in told)
     assert harvest("--suggested", "99")[1]["samples"]["unlabelled"] == 20
-    assert sorted((float(row["entropy"]) for row in rows(tmp_path / "set")), reverse=True)[5] == chosen
+    every = sorted(float(row["entropy"]) for row in rows(tmp_path / "set"))
+    assert np.mean([float(row["entropy"]) for row in told]) > np.mean(every)
+    store = tmp_path / "store"
+    same = noise(2, 7)
+    same[1] = same[0]
+    same[1, 0, 0, 0] ^= 1
+    lived(store, "one", looped, [*noise(10, 1), *[*same] * 5], [None] * 20)
+    ingested(store)
+    _, about, _ = harvest("--suggested", "12", store=store)
+    assert (
+        about["samples"]["unlabelled"] == 11 and about["left"]["duplicates"] == 8
+    )  # one bit more is not another thing
 
 
 def test_labels_of_a_file_stand_above_others(harvest: Callable[..., Any], tmp_path: Path) -> None:
@@ -361,3 +374,22 @@ def test_a_harvest_is_built_into_a_bundle(tmp_path: Path, capsys: pytest.Capture
     with np.load(tmp_path / "set" / "held_out.npz") as file:
         held = {one.tobytes(): int(label) for one, label in zip(file["x"], file["y"], strict=True)}
     assert all(held[one.tobytes()] == label for one, label in zip(canaries.x, canaries.y.tolist(), strict=True))
+    _statistics_of_real_boards_are_pooled(store, tmp_path / "first.ecl", tmp_path / "merged.safetensors")
+
+
+def _statistics_of_real_boards_are_pooled(store: Path, bundle: Path, out: Path) -> None:
+    command = ["merge", str(store / "one"), str(store / "two"), "--bundle", str(bundle), "-o", str(out), "--anyway"]
+    assert main([*command, "--held-out", str(store)]) == 0
+    with open_bundle(bundle) as opened:
+        layout = opened.manifest.layout
+        one, two = (entry.state for entry in read_states([store / "one", store / "two"], opened, "source"))
+        merged = state.load(out, layout)
+    found = [*pairs(layout.theta), *pairs(layout.slots)]
+    assert len(found) == 4  # two normalisations, as they are used and as they run
+    share = one.step / (one.step + two.step)
+    for mean, var in found:
+        middle = share * one.piece(mean.name) + (1 - share) * two.piece(mean.name)
+        within = share * one.piece(var.name) + (1 - share) * two.piece(var.name)
+        between = share * (1 - share) * (one.piece(mean.name) - two.piece(mean.name)) ** 2
+        assert merged.piece(mean.name) == pytest.approx(middle, rel=1e-5, abs=1e-6)
+        assert merged.piece(var.name) == pytest.approx(within + between, rel=1e-4) and between.max() > 0

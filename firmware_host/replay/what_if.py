@@ -317,11 +317,12 @@ def _bundle(one: Try, own: Bundle, bundles: Bundles, folder: Path) -> Bundle:
     unknown = one.guard.keys() - {entry.name for entry in msgspec.structs.fields(guard)}
     if unknown:
         raise EdgeclError(f"what-if {one.name}: a guard has no {', '.join(sorted(unknown))}; see docs/guide/guard.md")
-    kinds = {entry.name: entry.type for entry in msgspec.structs.fields(guard)}
-    given = {name: int(value) if kinds[name] is int else value for name, value in one.guard.items()}
-    return dataclasses.replace(
-        bundle, manifest=msgspec.structs.replace(bundle.manifest, guard=msgspec.structs.replace(guard, **given))
-    )
+    given = {name: int(value) if value.is_integer() else value for name, value in one.guard.items()}
+    try:
+        changed = msgspec.convert({**msgspec.structs.asdict(guard), **given}, type(guard))
+    except msgspec.ValidationError as error:
+        raise EdgeclError(f"what-if {one.name}: guard: {error}; see docs/guide/guard.md") from None
+    return dataclasses.replace(bundle, manifest=msgspec.structs.replace(bundle.manifest, guard=changed))
 
 
 def _settings(one: Try, board: Settings, bundle: Bundle) -> Settings:

@@ -327,7 +327,7 @@ hyper = { rate = 0.05 }
 
 [[try]]
 name = "strict"
-guard = { canary_every = 1, canary_floor = 1.1 }
+guard = { canary_every = 1, canary_floor = 1.1, window = 8 }
 
 [[try]]
 name = "by path"
@@ -370,6 +370,7 @@ def test_what_ifs_are_answered_side_by_side(
         ("[[try]]\nname = 'a'\nspeed = 3", "unknown field `speed`"),
         ("[[try]]\nname = 'a'\nhyper = { rat = 1.0 }", "hyper-parameter rat"),
         ("[[try]]\nname = 'a'\nguard = { rat = 1.0 }", "a guard has no rat"),
+        ("[[try]]\nname = 'a'\nguard = { window = 1.5 }", "guard: Expected `int`, got `float` - at `$.window`"),
         ("[[try]]\nname = 'a'\nbundle = 'none.ecl'", "no bundle none.ecl"),
         ("name", "tries.toml"),
     ],

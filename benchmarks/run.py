@@ -14,6 +14,7 @@ import board
 import classes
 import data
 import domains
+import evaluate
 import fleet
 import gas
 import ingest
@@ -130,6 +131,12 @@ def run_ingest() -> None:
     results.write("ingest", "A host store of ten million records", ingest.render(found), found)
 
 
+def run_evaluate() -> None:
+    """Evaluating a device and a fleet; about two minutes."""
+    found = evaluate.run()
+    results.write("evaluate", "Evaluating a host store", evaluate.render(found), found)
+
+
 def run_replay() -> None:
     """Replay beside the loop; about ten minutes."""
     found = replay.run(say)
@@ -157,6 +164,7 @@ BENCHMARKS: Final[dict[str, Callable[[], None]]] = {
     "link": run_link,
     "journal": run_journal,
     "ingest": run_ingest,
+    "evaluate": run_evaluate,
     "replay": run_replay,
     "fleet": run_fleet,
 }

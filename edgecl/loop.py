@@ -28,11 +28,10 @@ from edgecl.boot import boot_id
 from edgecl.bundle import Bundle, open_alone, open_in_place
 from edgecl.checkpoints import Place
 from edgecl.clock import SystemClock
-from edgecl.clock import Watch as ClockWatch
 from edgecl.core import Around, Core
 from edgecl.errors import EdgeclError, ProgramError
-from edgecl.gaps import Journalled
 from edgecl.here import check_here
+from edgecl.journalled import Journalled
 from edgecl.learning import Batch, Outcome
 from edgecl.operations import Doing, Operations
 from edgecl.samples import Samples
@@ -77,9 +76,7 @@ class Loop:
 
         Raises SettingError, StoreError, BundleError, ProgramError, JournalError; nothing is left open then.
         """
-        self._settings, self._clock, self._on_record = settings, clock or SystemClock(), on_record
-        self._order, self._turn = threading.Lock(), threading.RLock()
-        self._count = journal.End()
+        self._settings, self._clock, self._turn = settings, clock or SystemClock(), threading.RLock()
         with contextlib.ExitStack() as stack:
             stack.enter_context(checkpoints.owned(state_directory))
             if isinstance(path, Bundle):
@@ -101,6 +98,11 @@ class Loop:
             kept = Samples(state_directory / "samples", quota_bytes=settings.keep_bytes, boot=boot, clock=self._clock)
             self._samples = stack.enter_context(kept)
             losses = [*journal.recover(state_directory / "journal"), *self._samples.losses]
+            quota_bytes = settings.journal_bytes
+            new = journal.Journal(state_directory / "journal", boot=boot, clock=self._clock, quota_bytes=quota_bytes)
+            self._journal = stack.enter_context(new)
+            self._journalled = Journalled(self._journal, self._clock, on_record)
+            self._note = self._journalled.note
             self._worker: Worker | None = None
             own, given = manifest.memory_budget_bytes, settings.budget_bytes
             self._budget_bytes = own if given is None else given
@@ -115,16 +117,11 @@ class Loop:
             stack.callback(self._core.close)
             written = (journal.next_seq(state_directory / part) for part in ("journal", "samples"))
             self._core.seq = max(self._core.seq, *written)
-            quota_bytes = settings.journal_bytes
-            new = journal.Journal(state_directory / "journal", boot=boot, clock=self._clock, quota_bytes=quota_bytes)
-            self._journal = stack.enter_context(new)
-            self._journalled = Journalled(self._journal, self._clock)
-            self._clock_watch = ClockWatch(self._clock)
             for loss in losses:
                 self._note(loss)
             if self._journal.new_boot:
                 self._note(records.board())
-            self._see_to_clock()
+            self._journalled.see_to_clock()
             self._note(
                 records.run(
                     self.bundle,
@@ -278,11 +275,12 @@ class Loop:
                 self._worker.check()
             if not reason or not self.manifest.has("adapt"):
                 self._place = Place(source=self._place.source, position=self._next)
-            saw = self._count.samples + self._count.damaged
+            count = self._journalled.count
+            saw = count.samples + count.damaged
             if self._since_checkpoint or (saw and self._place != self._saved):
                 self._checkpoint(journal.Checkpoint.END)
-            self._count.reason = reason
-            self._note(self._count)
+            count.reason = reason
+            self._note(count)
 
     def abandon(self) -> None:
         """End as a power cut would: what was answered and learned since the last sync and checkpoint is lost."""
@@ -365,7 +363,7 @@ class Loop:
     def _sync_sometimes(self) -> None:
         if self._clock.monotonic_ns() - self._synced_ns >= SYNC_NS:
             self._synced_ns = self._clock.monotonic_ns()
-            self._see_to_clock()
+            self._journalled.see_to_clock()
             self._later(self._sync)  # an answer does not wait for the disk
 
     def _sync(self) -> None:
@@ -373,26 +371,11 @@ class Loop:
         self._journal.sync()
         self._synced_ns = self._clock.monotonic_ns()
 
-    def _see_to_clock(self) -> None:
-        if changed := self._clock_watch.look():
-            self._note(changed)
-
     def _keep(
         self, seq: int, position: int, x: npt.NDArray[Any], y: int | None, domain: int, *, learned: bool = False
     ) -> None:
         for dropped in self._samples.keep(seq, position, x, y, domain, learned=learned):
             self._note(dropped)
-
-    def _note(self, record: journal.Record) -> None:
-        with self._order:
-            self._journalled.append(record)
-            count = self._count
-            count.samples += isinstance(record, journal.Prediction)
-            count.damaged += isinstance(record, journal.Damaged)
-            count.updates += isinstance(record, journal.Update) and record.committed
-            count.refused += isinstance(record, journal.Guard)
-            if self._on_record:
-                self._on_record(record)
 
     def _check_open(self) -> None:
         if not self._open:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.edgecl import stores
-from tests.firmware_host import sshd
+from tests.firmware_host import reported, sshd
 from tests.firmware_host.hosts import Host
 
 
@@ -33,3 +33,13 @@ def host(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
     monkeypatch.delenv("EDGECL_FLEET", raising=False)
     return Host(capsys)
+
+
+@pytest.fixture(scope="session")
+def boards(looped: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A host store of two boards that really ran, one of them without labels, and a hostile one."""
+    root = tmp_path_factory.mktemp("boards")
+    reported.lived(looped, root, "cam-1", seed=1, labelled=0.6)
+    reported.lived(looped, root, "cam-2", seed=2, labelled=0)
+    reported.hostile(root)
+    return root

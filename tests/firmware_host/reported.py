@@ -10,7 +10,7 @@ from edgecl.labels import Given
 from edgecl.loop import Loop
 from edgecl.settings import Settings
 from tests.edgecl.test_domains import bright, dark, noise
-from tests.firmware_host.pulled import BUNDLE, Board, answers, put, run
+from tests.firmware_host.pulled import BUNDLE, Board, answers, put
 
 HOSTILE = "<script>fetch('http://evil.example/')</script>"
 """As a name; also one that breaks out of an attribute, of a script, and of a plot's label."""
@@ -25,10 +25,10 @@ SYNC = Settings(sync=True, wait=True, keep_bytes=1 << 22, domains=3, budget_byte
 
 
 class Slow(Board):
-    """A board whose every record is a minute later."""
+    """A board whose every record is seconds later."""
 
     def monotonic_ns(self) -> int:
-        self.now_ns += 60 * 10**9
+        self.now_ns += 4 * 10**9
         return self.now_ns
 
 
@@ -66,7 +66,7 @@ def hostile(store: Path) -> None:
         *(Prediction(seq=seq, label=seq % 9, confidence=float("nan"), entropy=float("inf")) for seq in range(200, 240)),
     ]  # fmt: skip
     put(store, "cam <b>7", records, clock=clock)
-    samples = [sample(seq, (6, 5, 3)[seq % 3]) for seq in range(0, 200)]
+    samples = [sample(seq, (6, 5, 3)[seq % 3]) for seq in range(200)]
     put(store, "cam <b>7", samples, clock=clock, folder="samples")
 
 

@@ -164,7 +164,11 @@ def test_deployments_are_on_the_timeline(tmp_path: Path) -> None:
 
 
 def test_thousands_of_guard_actions_are_one_mark_a_stretch(tmp_path: Path) -> None:
-    many = [record for seq in range(0, 3000, 2) for record in (*answers(2, first=seq), Guard(action=1, reason="busy"))]
+    many = [
+        record
+        for seq in range(0, 3000, 2)
+        for record in (*answers(2, first=seq), Guard(action=Guard.SKIPPED, reason="busy"))
+    ]
     put(tmp_path, "cam", [run(), *many])
     list(ingest(HostStore(tmp_path)))
     with Bundles((), []) as bundles, query.opened(HostStore(tmp_path)) as connection:

@@ -21,6 +21,7 @@ from firmware_host.report.make import DETAILS, Wanted, make
               metavar="FILE", help="The file to write.")  # fmt: skip
 @click.option("--device", "devices", multiple=True, metavar="NAME",
               help=f"Tell it in full. May be repeated. Else the {DETAILS} most unlike the others are.")  # fmt: skip
+@click.option("--lineage", default="", metavar="NAME", help="Of this lineage alone.")
 @click.option("--what-if", "what_if", type=click.Path(path_type=Path), metavar="FILE",
               help="Show other settings: what edgecl replay --what-if --json printed, or a file of tries.")  # fmt: skip
 @click.option("--labels", type=click.Path(path_type=Path), metavar="FILE", help="Labels of answers, as CSV.")
@@ -37,6 +38,7 @@ def report(
     store: Path,
     output: Path,
     devices: tuple[str, ...],
+    lineage: str,
     what_if: Path | None,
     labels: Path | None,
     phases: Path | None,
@@ -54,6 +56,7 @@ def report(
         labels=read_labels(labels) if labels else Labels({}),
         phases=read_phases(phases) if phases else Phases({}),
         before=before,
+        lineage=lineage,
     )
     wanted = Wanted(
         devices=devices,

@@ -123,13 +123,14 @@ def _summary(devices: Sequence[Overview], odd: Sequence[Overview]) -> str:
 
 def _table(devices: Sequence[Overview], anchors: Mapping[tuple[str, str], str]) -> Html:
     rows = []
+    several = len({one.lineage for one in devices}) > 1
     for one in devices:
         anchor = anchors.get((one.device, one.lineage))
         name = tag("a", readable(one.device), href=f"#{anchor}") if anchor else readable(one.device)
         rows.append(
             (
                 name,
-                one.lineage,
+                one.lineage if several else "",
                 number(one.distance, 1) if one.odd else "–",
                 one.odd,
                 count(one.answers),

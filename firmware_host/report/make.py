@@ -1,7 +1,7 @@
 """Makes a report of a host store: chooses the devices that are told in full, gathers what there is, and writes it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -74,9 +74,12 @@ def make(store: HostStore, out: Path, wanted: Wanted, progress: Progress = lambd
     Raises StoreError: there is nothing to report, a device is not there, or the file cannot be written.
     """
     shown = evaluate_fleet(store)
+    if wanted.options.lineage:
+        shown = replace(shown, devices=tuple(one for one in shown.devices if one.lineage == wanted.options.lineage))
     names = list(dict.fromkeys(one.device for one in shown.devices))
     if not names:
-        raise StoreError(f"{store.root}: no answers in its tables; edgecl pull and edgecl ingest first")
+        of = f" of a lineage {wanted.options.lineage}" if wanted.options.lineage else ""
+        raise StoreError(f"{store.root}: no answers{of} in its tables; edgecl pull and edgecl ingest first")
     for name in wanted.devices:
         if name not in names:
             raise StoreError(f"{store.root}: no answers of a device {name}; there are {', '.join(names[:8])}")

@@ -45,7 +45,11 @@ def page(title: str, meta: str, links: Sequence[tuple[str, str]], sections: Sequ
         tag("header", tag("div", heading(1, title), tag("p", meta, class_="meta")), _controls(bool(plots.figures))),
         _nav(links),
         tag("main", *sections, id="report"),
-        tag("footer", f"Made by edgecl {__version__}. This file needs no network. Times are in UTC."),
+        tag(
+            "footer",
+            f"Made by edgecl {__version__}. This file needs no network. Times are in UTC. "
+            "Plots are drawn by plotly.js, which it carries, under the MIT licence.",
+        ),
         tag("script", Html(_json(plots)), type="application/json", id="figures"),
         tag("script", Html(_packed()), type="text/plain", id="library") if plots.figures else None,
         tag("script", Html(script)),

@@ -6,6 +6,7 @@ import html
 import json
 import re
 import shutil
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,26 @@ import pytest
 from edgecl.checkpoints import Checkpoints
 from edgecl.cli import main
 from edgecl.errors import EXIT_FAILED, EXIT_OK, EXIT_PARTIAL, EXIT_USAGE, StoreError
-from edgecl.journal import Guard, Label, Shift
+from edgecl.journal import Guard, Label, Prediction, Shift
 from firmware_host import query
 from firmware_host.evaluate.device import evaluate
+from firmware_host.evaluate.evaluation import Fleet, Overview
 from firmware_host.host_store import HostStore
 from firmware_host.ingest import ingest
 from firmware_host.replay.bundles import Bundles
+from firmware_host.report import fleet as fleets
 from firmware_host.report import make, tried
 from firmware_host.report import story as stories
 from firmware_host.report.domain_map import DomainMap, domain_map, plane
 from firmware_host.report.markup import plotted, readable, tag
+from firmware_host.report.parts import Plots
 from firmware_host.report.pictures import read
 from firmware_host.report.story import story
 from tests.firmware_host.hosts import Host
 from tests.firmware_host.pulled import JUNE_NS, Board, answers, put, run
 from tests.firmware_host.reported import NAMES, sample
+
+UTC_NOON = datetime(2025, 6, 15, 12, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +164,11 @@ def test_deployments_are_on_the_timeline(tmp_path: Path) -> None:
 
 
 def test_thousands_of_guard_actions_are_one_mark_a_stretch(tmp_path: Path) -> None:
-    many = [record for seq in range(0, 3000, 2) for record in (*answers(2, first=seq), Guard(action=1, reason="busy"))]
+    many = [
+        record
+        for seq in range(0, 3000, 2)
+        for record in (*answers(2, first=seq), Guard(action=Guard.SKIPPED, reason="busy"))
+    ]
     put(tmp_path, "cam", [run(), *many])
     list(ingest(HostStore(tmp_path)))
     with Bundles((), []) as bundles, query.opened(HostStore(tmp_path)) as connection:
@@ -370,6 +380,23 @@ def test_the_fleet_comes_first_and_those_unlike_it_on_top(tmp_path: Path) -> Non
     assert re.findall(r'<h2 id="device-\d+-title">(.*?)</h2>', text) == ["cam-07"]
 
 
+def test_a_thousand_devices_stay_small() -> None:
+    plots, long = Plots(), "a-rather-long-name-of-a-camera"
+    devices = tuple(
+        Overview(
+            device=f"{long}-{place}", lineage="door-of-the-north", answers=10**6, labelled=10**5, accuracy=place / 1000,
+            entropy=0.5, confidence=0.9, novel=0.1, updates=10**4, refused=10**3, latency_p95_ms=12.3, first=UTC_NOON,
+            last=UTC_NOON, distance=float(1000 - place) / 50, odd="accuracy",
+        )
+        for place in range(1000)
+    )  # fmt: skip
+    shown = fleets.rendered(Fleet(devices), (), plots, {})
+    assert shown.count("<tr") == 1001
+    assert len(shown) + len(json.dumps(plots.figures)) < 900_000
+    # 12 devices in full, with their pictures, and plotly.js
+    assert 900_000 + 12 * 150_000 + make.PICTURE_BYTES + 2_100_000 < 10_000_000
+
+
 def test_lineages_of_a_device_are_told_apart(tmp_path: Path) -> None:
     clock = Board()
     put(tmp_path, "cam", [run("door"), *answers(80)], clock=clock)
@@ -378,6 +405,8 @@ def test_lineages_of_a_device_are_told_apart(tmp_path: Path) -> None:
     text = made(tmp_path, tmp_path / "r.html")
     assert re.findall(r'<h2 id="device-\d+-title">(.*?)</h2>', text) == ["cam, gate", "cam, door"]
     assert "2 lineages ran on this device" in text
+    text = made(tmp_path, tmp_path / "r.html", "--lineage", "door")
+    assert re.findall(r'<h2 id="device-\d+-title">(.*?)</h2>', text) == ["cam"]
 
 
 def test_a_device_with_two_clocks_is_reported(tmp_path: Path) -> None:
@@ -391,7 +420,7 @@ def test_a_device_with_two_clocks_is_reported(tmp_path: Path) -> None:
 def test_a_single_device_without_labels_samples_or_a_bundle_is_reported(tmp_path: Path) -> None:
     records = [run(), *answers(120)]
     for record in records:
-        if hasattr(record, "y"):
+        if isinstance(record, Prediction):
             record.ClearField("y")
     put(tmp_path, "cam", records)
     list(ingest(HostStore(tmp_path)))
@@ -407,6 +436,7 @@ def test_what_cannot_be_reported_is_told_in_a_line(store: Path, tmp_path: Path, 
     for words, why in (
         ([tmp_path / "nowhere"], "no such folder"),
         ([tmp_path / "empty"], "edgecl ingest first"),
+        ([store, "--lineage", "none"], "no answers of a lineage none"),
         ([store, "--device", "nobody"], "no answers of a device nobody"),
         ([store, "-o", tmp_path / "not" / "there.html", "--device", "cam-2"], "give another file"),
     ):

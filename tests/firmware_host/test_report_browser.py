@@ -106,6 +106,14 @@ class Visit:
         assert [url for url in self.asked if not url.startswith("data:image/")] == self.asked[:1]
 
 
+@pytest.fixture(scope="module")
+def desk(browser: Any, report: Path) -> Iterator[Any]:
+    """A page for tests that leave it as it is, or do not care."""
+    visit = Visit(browser, report, DESKTOP)
+    yield visit.page
+    visit.close()
+
+
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_is_drawn_fits_and_can_be_read(browser: Any, report: Path, size: tuple[int, int], scheme: str) -> None:
@@ -130,9 +138,8 @@ def test_it_is_drawn_fits_and_can_be_read(browser: Any, report: Path, size: tupl
     visit.close()
 
 
-def test_headings_names_and_numbers_are_there_without_eyes(browser: Any, report: Path) -> None:
-    visit = Visit(browser, report, DESKTOP)
-    found = visit.page.evaluate(
+def test_headings_names_and_numbers_are_there_without_eyes(desk: Any) -> None:
+    found = desk.evaluate(
         """() => ({
             levels: [...document.querySelectorAll("h1, h2, h3, h4, h5")].map((one) => Number(one.tagName[1])),
             plots: [...document.querySelectorAll(".plot")].filter((one) => !one.getAttribute("aria-label")).length,
@@ -150,7 +157,6 @@ def test_headings_names_and_numbers_are_there_without_eyes(browser: Any, report:
     assert found == {"plots": 0, "images": 0, "tables": 0, "inputs": 0, "lang": "en", "ids": 0}
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
-    visit.close()
 
 
 def test_colours_and_axis_are_switched_by_keys_and_remembered(browser: Any, report: Path) -> None:
@@ -170,16 +176,14 @@ def test_colours_and_axis_are_switched_by_keys_and_remembered(browser: Any, repo
     page.keyboard.press("ArrowRight")
     assert "answers" in page.evaluate(titles)
     page.reload()
-    page.wait_for_selector("html[data-plots=drawn]", state="attached")
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
-    assert "answers" in page.evaluate(titles)
+    assert page.is_checked("input[name=axis][value=answers]")
     visit.asked = visit.asked[:1]
     visit.close()
 
 
-def test_the_fleet_is_found_sorted_and_unfolded(browser: Any, report: Path) -> None:
-    visit = Visit(browser, report, DESKTOP)
-    page = visit.page
+def test_the_fleet_is_found_sorted_and_unfolded(desk: Any) -> None:
+    page = desk
     shown = "[...document.querySelectorAll('#fleet-table tbody tr')].filter((row) => row.checkVisibility())"
     first = f"{shown}.map((row) => row.cells[0].textContent)"
     assert page.evaluate(f"{shown}.length") == 25
@@ -195,17 +199,14 @@ def test_the_fleet_is_found_sorted_and_unfolded(browser: Any, report: Path) -> N
     page.fill("#fleet-search", "")
     page.click("nav a >> nth=1")
     assert page.evaluate("location.hash") == "#device-1"
-    visit.close()
 
 
-def test_a_plot_answers_the_pointer(browser: Any, report: Path) -> None:
-    visit = Visit(browser, report, DESKTOP)
-    plot = visit.page.locator("#device-1 .plot").first
+def test_a_plot_answers_the_pointer(desk: Any) -> None:
+    plot = desk.locator("#device-1 .plot").first
     plot.scroll_into_view_if_needed()
     box = plot.bounding_box()
-    visit.page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 120)
-    visit.page.wait_for_selector("#device-1 .hoverlayer .hovertext", state="attached")
-    visit.close()
+    desk.mouse.move(box["x"] + box["width"] / 2, box["y"] + 120)
+    desk.wait_for_selector("#device-1 .hoverlayer .hovertext", state="attached")
 
 
 def test_it_prints_light_and_whole(browser: Any, report: Path) -> None:
@@ -215,12 +216,16 @@ def test_it_prints_light_and_whole(browser: Any, report: Path) -> None:
     width = "document.querySelector('.plot svg').getBoundingClientRect().width"
     page.evaluate(SETTLED)
     assert page.evaluate(width) <= 700
+    page.set_viewport_size({"width": 718, "height": 1000})  # A4 within the margins that browsers leave
+    page.evaluate(SETTLED)
+    assert page.evaluate("document.documentElement.scrollWidth") == 718
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert not page.is_visible(".controls") and not page.is_visible("nav")
     assert page.evaluate(CONTRAST) == []
     page.emulate_media(media="screen")
+    page.set_viewport_size({"width": 1440, "height": 900})
     page.evaluate(SETTLED)
-    assert page.evaluate(width) > 700
+    assert page.evaluate(width) > 600
     pdf = page.pdf(format="A4")
     assert pdf.startswith(b"%PDF") and 4 <= pdf.count(b"/Type /Page\n") <= 40
     visit.close()
@@ -249,7 +254,7 @@ def test_markup_in_it_would_not_run(browser: Any, report: Path, tmp_path: Path) 
     asked: list[str] = []
     page.on("requestfinished", lambda request: asked.append(request.url))
     page.goto(broken.as_uri())
-    page.wait_for_selector("html[data-plots=drawn]", state="attached")
+    page.wait_for_selector("html.js", state="attached")
     assert page.title() == "Report on the fleet"
     assert not [url for url in asked if url.startswith("http")]
     context.close()

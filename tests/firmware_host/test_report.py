@@ -17,7 +17,7 @@ import pytest
 from edgecl.checkpoints import Checkpoints
 from edgecl.cli import main
 from edgecl.errors import EXIT_FAILED, EXIT_OK, EXIT_PARTIAL, EXIT_USAGE, StoreError
-from edgecl.journal import Guard, Label, Shift
+from edgecl.journal import Guard, Label, Prediction, Shift
 from firmware_host import query
 from firmware_host.evaluate.device import evaluate
 from firmware_host.evaluate.evaluation import Fleet, Overview
@@ -164,7 +164,11 @@ def test_deployments_are_on_the_timeline(tmp_path: Path) -> None:
 
 
 def test_thousands_of_guard_actions_are_one_mark_a_stretch(tmp_path: Path) -> None:
-    many = [record for seq in range(0, 3000, 2) for record in (*answers(2, first=seq), Guard(action=1, reason="busy"))]
+    many = [
+        record
+        for seq in range(0, 3000, 2)
+        for record in (*answers(2, first=seq), Guard(action=Guard.SKIPPED, reason="busy"))
+    ]
     put(tmp_path, "cam", [run(), *many])
     list(ingest(HostStore(tmp_path)))
     with Bundles((), []) as bundles, query.opened(HostStore(tmp_path)) as connection:
@@ -361,14 +365,14 @@ def test_the_fleet_comes_first_and_those_unlike_it_on_top(tmp_path: Path) -> Non
     for device in range(30):
         records = [run(), *answers(120, seed=device)]
         for record in records[1:]:
-            if device == 11 and hasattr(record, "entropy"):
+            if device == 11 and isinstance(record, Prediction):
                 record.entropy += 4
         put(tmp_path, f"cam-{device:02d}", records)
     list(ingest(HostStore(tmp_path)))
     text = made(tmp_path, tmp_path / "r.html")
     told = rows(text, "Devices, those that are unlike the others first")
     assert len(told) == 31
-    assert (told[1][0], told[1][3]) == ("cam-11", "entropy")
+    assert told[1][0] == "cam-11" and "entropy" in told[1]
     assert text.count('<tr class="more">') == 5
     assert len(re.findall(r'<section id="device-\d+" class="device"', text)) == 12
     assert text.index('<section id="fleet"') < text.index("cam-11</h2>")
@@ -416,7 +420,7 @@ def test_a_device_with_two_clocks_is_reported(tmp_path: Path) -> None:
 def test_a_single_device_without_labels_samples_or_a_bundle_is_reported(tmp_path: Path) -> None:
     records = [run(), *answers(120)]
     for record in records:
-        if hasattr(record, "y"):
+        if isinstance(record, Prediction):
             record.ClearField("y")
     put(tmp_path, "cam", records)
     list(ingest(HostStore(tmp_path)))

@@ -94,34 +94,23 @@ class Loop:
             before = self.resumed.learned if self.resumed else None
             self.checkpoint = self.resumed.path if self.resumed else None
             self._place = checkpoints.go_on(before, source, again=again)
-            self._samples = stack.enter_context(
-                Samples(
-                    state_directory / "samples",
-                    quota_bytes=settings.keep_bytes,
-                    boot=boot or boot_id(),
-                    clock=self._clock,
-                )
-            )
+            boot = boot or boot_id()
+            kept = Samples(state_directory / "samples", quota_bytes=settings.keep_bytes, boot=boot, clock=self._clock)
+            self._samples = stack.enter_context(kept)
             losses = [*journal.recover(state_directory / "journal"), *self._samples.losses]
-            self._journal = stack.enter_context(
-                journal.Journal(
-                    state_directory / "journal",
-                    boot=boot or boot_id(),
-                    clock=self._clock,
-                    quota_bytes=settings.journal_bytes,
-                )
-            )
+            quota_bytes = settings.journal_bytes
+            new = journal.Journal(state_directory / "journal", boot=boot, clock=self._clock, quota_bytes=quota_bytes)
+            self._journal = stack.enter_context(new)
             self._journalled = Journalled(self._journal, self._clock, on_record)
             self._note = self._journalled.note
             self._worker: Worker | None = None
-            self._budget_bytes = manifest.memory_budget_bytes
-            if settings.budget_bytes is not None:
-                self._budget_bytes = settings.budget_bytes
+            own, given = manifest.memory_budget_bytes, settings.budget_bytes
+            self._budget_bytes = own if given is None else given
             around = Around(
                 note=self._note,
                 later=self._later,
                 settled=partial(self._checkpoint, journal.Checkpoint.BANK),
-                crowded=self._crowded,
+                crowded=lambda: resident.over(self._budget_bytes),
                 now_ns=self._clock.monotonic_ns,
             )
             self._core = Core(self.bundle, settings, self.resumed, around, Views())
@@ -348,11 +337,6 @@ class Loop:
         self._since_checkpoint += outcome != "skipped"
         if self._since_checkpoint >= self._settings.checkpoint_every or outcome == "rolled back":
             self._checkpoint(journal.Checkpoint.SCHEDULE)  # at once then: no crash may bring the bad state back
-
-    def _crowded(self) -> str:
-        used = resident.resident_bytes()
-        over = self._budget_bytes and used > self._budget_bytes
-        return f"{used} bytes resident, the budget is {self._budget_bytes}" if over else ""
 
     def _checkpoint(self, cause: journal.Checkpoint.Cause.ValueType) -> None:
         """What a checkpoint has learned is in the journal before it is on the disk, and the samples before that."""

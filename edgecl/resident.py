@@ -11,6 +11,12 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE_BYTES
 
 
+def over(budget_bytes: int) -> str:
+    """What to say where this process has more than a budget; nothing where it has not, or where the budget is 0."""
+    used = resident_bytes()
+    return f"{used} bytes resident, the budget is {budget_bytes}" if budget_bytes and used > budget_bytes else ""
+
+
 def peak_resident_bytes() -> int:
     """The most that ever were."""
     for line in Path("/proc/self/status").read_text().splitlines():

@@ -10,7 +10,8 @@ import pytest
 from edgecl.cli import main
 from firmware_host.replay.results_file import ResultsFile
 from tests.edgecl.test_domains import noise
-from tests.firmware_host.test_replay import SYNC, WHAT_IF, rewrite, run
+from tests.firmware_host.test_replay import SYNC, rewrite, run
+from tests.firmware_host.test_what_if import WHAT_IF
 
 HOW = {"here": (), "pool": ("--workers", "2"), "ray": ("--workers", "2", "--executor", "ray")}
 

@@ -254,9 +254,11 @@ def test_the_map_is_of_the_newest_bank(store: Path, tmp_path: Path) -> None:
 # What-ifs
 
 
-def test_what_ifs_are_shown_as_they_were_printed(store: Path, looped: Path, tmp_path: Path, host: Host) -> None:
+def test_what_ifs_are_shown_as_they_were_printed(
+    store: Path, looped: Path, tmp_path: Path, host: Host
+) -> None:
     file = tmp_path / "tries.toml"
-    file.write_text(f"[[try]]\nname = {json.dumps(NAMES[1])}\ndomains = 1\n")
+    file.write_text(f'[[try]]\nname = {json.dumps(NAMES[1])}\ndomains = 1\n')
     printed = host("replay", store / "cam-1", "--what-if", file, "--bundles", looped, "--json")
     assert printed.code == EXIT_OK, printed.err
     (tmp_path / "tried.json").write_text(printed.out)
@@ -370,7 +372,7 @@ def test_the_fleet_comes_first_and_those_unlike_it_on_top(tmp_path: Path) -> Non
     assert (told[1][0], told[1][3]) == ("cam-11", "entropy")
     assert text.count('<tr class="more">') == 5
     assert len(re.findall(r'<section id="device-\d+" class="device"', text)) == 12
-    assert text.index("cam-11</h2>") < text.index("cam-0") or text.index('id="fleet"') < text.index("cam-11</h2>")
+    assert text.index("cam-11</h2>") < text.index("cam-0")  or text.index('id="fleet"') < text.index("cam-11</h2>")
     assert '<section id="fleet"' in text
     text = made(tmp_path, tmp_path / "r.html", "--device", "cam-07")
     assert re.findall(r'<h2 id="device-\d+-title">(.*?)</h2>', text) == ["cam-07"]

@@ -48,7 +48,8 @@ def test_the_recording_has_what_could_come_out_otherwise(name: str) -> None:
     records = recorded(DATA / name)
     whats = {record.what for record in records if isinstance(record, Domain)}
     assert {Domain.BEGAN, Domain.FOUNDED, Domain.ENTERED} <= whats
-    assert {type(record) for record in records} >= {Label, Shift}
+    assert any(isinstance(record, Label) for record in records)
+    assert any(isinstance(record, Shift) for record in records)
     assert any(record.HasField("y") for record in records if isinstance(record, Prediction))
     assert {record.domain for record in records if isinstance(record, Update)} >= {0, 1}
 

@@ -2,7 +2,7 @@
 
 `concurrent.futures` gives up all tasks when one worker dies; so the pool is written here. A worker is a fresh
 interpreter (spawn): it has nothing of this process but what it is sent, so a caller may have threads and open files.
-Parent and worker talk through one pipe, and a worker whose parent is gone finds it closed and ends.
+Parent and worker talk through one pipe. A worker whose parent is gone ends, too.
 """
 
 import contextlib
@@ -196,10 +196,19 @@ def _work(pipe: "Connection[Any, Any]") -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # what is open is cleaned up
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, OSError):  # the parent is gone, or wants no more
         pipe.send_bytes(pickle.dumps(_READY))
         while True:
             pipe.send_bytes(_done(pipe.recv_bytes()))
+
+
+def _end_with_parent() -> None:
+    """A task is not gone on with when nobody waits for it any more."""
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _done(order: bytes) -> bytes:

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,10 +103,17 @@ def test_workers_are_processes_of_one_thread_and_stay(executor: Executor) -> Non
     assert len({process for process, _ in found}) <= WORKERS + 2  # Ray may begin one that it has no use for
 
 
-def test_an_interrupt_ends_what_is_under_way(executor: Executor, tmp_path: Path) -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A process that was started in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_ends_what_is_under_way(executor: Executor, interruptible: None, tmp_path: Path) -> None:
     def interrupt() -> None:
-        while len(list(tmp_path.glob("*.pid"))) < WORKERS:
-            time.sleep(0.02)
+        until(lambda: len(list(tmp_path.glob("*.pid"))) >= WORKERS)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
@@ -114,10 +121,21 @@ def test_an_interrupt_ends_what_is_under_way(executor: Executor, tmp_path: Path)
         list(executor.map(tasks.waits, [tmp_path] * 9))
     working = [int(path.stem) for path in tmp_path.glob("*.pid")]
     assert len(working) == WORKERS
-    for process in working:
-        while alive(process):
-            time.sleep(0.02)
+    until(lambda: not any(map(alive, working)))
     assert results(executor.map(tasks.double, [4])) == [8], "it goes on"
+
+
+def killed_when(condition: Callable[[], bool]) -> None:
+    until(condition)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that is sure to come."""
+    last = time.monotonic() + tasks.PATIENCE_S
+    while not condition():
+        assert time.monotonic() < last
+        time.sleep(0.02)
 
 
 def alive(process: int) -> bool:
@@ -152,15 +170,12 @@ def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     if not parent:
         try:
             with open_executor("pool", 2) as pool:
-                for _ in pool.map(tasks.told, [tmp_path] * 2):
-                    pass
-                os.kill(os.getpid(), signal.SIGKILL)
+                threading.Thread(target=killed_when, args=(lambda: len(list(tmp_path.glob("*.pid"))) == 2,)).start()
+                list(pool.map(tasks.waits, [tmp_path] * 2))
         finally:
             os._exit(1)
     os.waitpid(parent, 0)
-    for path in tmp_path.glob("*.pid"):
-        while alive(int(path.stem)):
-            time.sleep(0.02)
+    until(lambda: not any(alive(int(path.stem)) for path in tmp_path.glob("*.pid")))
 
 
 def test_one_worker_is_this_process() -> None:

@@ -12,16 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import cases
 import data
 import msgspec
 import numpy as np
 import results
 
 from edgecl.bundle import open_bundle
+from edgecl.errors import EdgeclError
 from edgecl.loop import Loop
 from edgecl.settings import Settings
-from export.build import build
 from firmware_host.executor import Executor, Here
 from firmware_host.pool import Pool
 from firmware_host.ray_executor import RayExecutor
@@ -86,15 +85,25 @@ class Found(msgspec.Struct, frozen=True):
 
 def run(say: Callable[[str], None]) -> Found:
     """About ten minutes."""
+    import cases  # not in the workers, which need no PyTorch
+
+    from export.build import build
+
     rates = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        tasks = []
         for learner in LEARNERS:
             path = folder / f"{learner}.ecl"
-            build(cases.project("resnet20", learner, "float", batch=BATCH, epochs=0, tapped=True), path).bundle.close()
-            for domains in (1, BANK):
-                rates.append(_rates(path, learner, folder / f"{learner}-{domains}", domains))
-                say(f"{learner}, {domains} domains: {rates[-1].rate:.2f} of the loop")
+            project = cases.project("resnet20", learner, "float", batch=BATCH, epochs=1, tapped=True)
+            build(project, path).bundle.close()
+            tasks += [(path, learner, folder / f"{learner}-{domains}", domains) for domains in (1, BANK)]
+        with Pool(1) as alone:  # a process of one thread
+            for done in alone.map(_rates, tasks):
+                if isinstance(done.result, EdgeclError):
+                    raise done.result
+                rates.append(done.result)
+                say(f"{done.result.learner}, routed {done.result.routed}: {done.result.rate:.2f} of the loop")
         workers = _workers(folder / "norm.ecl", folder / "fleet")
         say(f"two workers: {workers.one_s / workers.two_s:.2f} times one")
     return Found(rates, workers)
@@ -124,7 +133,8 @@ def _lived(bundle: Path, state: Path, domains: int, images: np.ndarray[Any, Any]
     return took_s
 
 
-def _rates(bundle: Path, learner: str, folder: Path, domains: int) -> Rates:
+def _rates(task: tuple[Path, str, Path, int]) -> Rates:
+    bundle, learner, folder, domains = task
     images = stream()
     loops = [_lived(bundle, folder / str(number), domains, images) for number in range(ROUNDS)]
     (recording,) = recordings([folder / "0"])

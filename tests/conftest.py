@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -42,6 +43,9 @@ from edgecl.manifest import (
 )
 from edgecl.whitening import Whitening
 from export import router as routers
+
+# Whoever starts tests in the background has them ignore it, and so would all processes that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 BUILDER = Path(__file__).parent / "edgecl" / "build_programs.py"
 PACKAGES = ("torch", "executorch", "onnx", "onnxscript")

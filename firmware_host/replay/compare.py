@@ -69,6 +69,8 @@ class Comparison:
         self._tolerant = tolerant
         self.exact = True
         """Whether all was equal to the bit until now."""
+        self.apart = 0.0
+        """Largest difference of a number that was tolerated, measured as TOLERANCE is."""
 
     def check(self, recorded: Record, replayed: Record) -> None:
         """Raises DivergenceError."""
@@ -79,9 +81,11 @@ class Comparison:
         one, other = _without_times(recorded), _without_times(replayed)
         if one == other:
             return
-        if not self._tolerant or not _alike(_plain(recorded), _plain(replayed)):
+        apart = _apart(_plain(recorded), _plain(replayed)) if self._tolerant else math.inf
+        if apart > TOLERANCE:
             raise DivergenceError(recorded, replayed)
         self.exact = False
+        self.apart = max(self.apart, apart)
 
 
 def same(recorded: Sequence[Kept], mine: Sequence[Kept]) -> bool:
@@ -130,15 +134,22 @@ def _value(value: Any) -> Any:
     return tuple(_value(one) for one in value)
 
 
-def _alike(one: Any, other: Any) -> bool:
+def _apart(one: Any, other: Any) -> float:
+    """Largest difference of the numbers of two values, as TOLERANCE is measured; infinite where anything else differs.
+
+    A number that is 0 is not written, so none is 0. Of anything else, none and the first value are two things.
+    """
     if isinstance(one, dict) and isinstance(other, dict):
         names = {*one, *other} - _DIGESTS
-        return all(_alike(one.get(name, 0.0), other.get(name, 0.0)) for name in names)
+        return max((_apart(one.get(name), other.get(name)) for name in names), default=0.0)
     if isinstance(one, tuple) and isinstance(other, tuple):
-        return len(one) == len(other) and all(map(_alike, one, other))
+        same_length = len(one) == len(other)
+        return max(map(_apart, one, other), default=0.0) if same_length else math.inf
     if isinstance(one, float) or isinstance(other, float):
-        try:
-            return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
-        except TypeError:
-            return False
-    return bool(one == other)
+        one, other = (0.0 if value is None else value for value in (one, other))
+    if one == other:
+        return 0.0
+    if isinstance(one, float) and isinstance(other, float):
+        apart = abs(one - other) / max(1.0, abs(one), abs(other))
+        return math.inf if math.isnan(apart) else apart  # of two infinities
+    return math.inf

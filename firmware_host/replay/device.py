@@ -58,6 +58,8 @@ class Verdict:
     run: int = 0
     """That diverged, from 1."""
     difference: Difference | None = None
+    apart: float = 0.0
+    """Largest difference of a number that was tolerated, as compare.TOLERANCE is measured."""
     seconds: float = 0.0
 
 
@@ -174,6 +176,7 @@ class Replay:
                     verdict.gaps.append(f"run {verdict.run}: {error}")
                     item = next(following, None)
                 exact = exact and comparison.exact
+                verdict.apart = max(verdict.apart, comparison.apart)
                 if run.processor != processor():
                     self._say(f"recorded on {run.processor or run.arch}, replayed on {processor()}")
                 before = run
@@ -183,7 +186,7 @@ class Replay:
         if verdict.outcome != "diverged" and verdict.answers + verdict.updates:
             verdict.outcome = "bit-equal" if exact else "within tolerance"
             if not exact:
-                self._say(f"numbers differ by less than {TOLERANCE:g}")
+                self._say(f"numbers differ by up to {verdict.apart:.2g}, of {TOLERANCE:g} that are tolerated")
         return verdict
 
     def _begin(

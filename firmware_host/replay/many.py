@@ -71,6 +71,7 @@ class Replayed(msgspec.Struct, frozen=True, kw_only=True):
     notes: tuple[str, ...]
     run: int
     differs: Differs | None
+    apart: float
     seconds: float
 
 
@@ -147,6 +148,7 @@ def replayed(verdict: Verdict) -> Replayed:
         notes=tuple(verdict.notes),
         run=verdict.run,
         differs=_differs(verdict.difference) if verdict.difference else None,
+        apart=verdict.apart,
         seconds=verdict.seconds,
     )
 

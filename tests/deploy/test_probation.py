@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgecl import answer, deployments, loop
+from edgecl import answer, core, deployments
 from edgecl.deployer import carry_on
 from edgecl.manifest import Guard
 from edgecl.service import Service
@@ -54,7 +54,7 @@ def is_slow(service: Service) -> None:
             time.sleep(0.03)
         return plain(*given)
 
-    vars(loop)["answer_of"] = slow
+    vars(core)["answer_of"] = slow
 
 
 def eats_memory(service: Service) -> None:

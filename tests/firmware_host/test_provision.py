@@ -151,7 +151,9 @@ def test_doctor_looks_at_the_host_and_at_the_board(board: Home, settled: object)
     found = {one["name"]: one for one in map(json.loads, done.stdout.splitlines())}
     for name in ("ssh", "ssh keys", "host key", "strict host keys", "agent", "version", "file system"):
         assert found[name]["status"] == "ok", found[name]
-    assert found["service"]["status"] == found["trusted keys"]["status"] == "failed" and done.returncode == 1
+    assert found["trusted keys"]["status"] == "failed" and done.returncode == 1
+    runs = Path("/run/systemd/system").is_dir()
+    assert found["service"]["status"] == ("failed" if runs else "skipped")
     assert all(one["cure"] for one in found.values() if one["status"] in ("failed", "warning"))
     assert files(board.home) == before
 

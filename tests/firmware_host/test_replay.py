@@ -26,6 +26,7 @@ from edgecl.service import Service
 from edgecl.settings import Settings
 from firmware_host import cache
 from firmware_host.replay.bundles import Bundles
+from firmware_host.replay.compare import Comparison, DivergenceError
 from firmware_host.replay.device import Replay, Verdict
 from firmware_host.replay.recording import recordings
 from tests.conftest import MakeBundle
@@ -274,6 +275,19 @@ def test_a_missing_bundle_is_named_with_where_it_was(
     assert main(["replay", str(board)]) == 0, "what was deployed from here is found by its id"
 
 
+def test_on_another_processor_only_numbers_may_differ() -> None:
+    tolerant = Comparison(tolerant=True)
+    tolerant.check(Prediction(seq=1, y=0, entropy=1.0), Prediction(seq=1, y=0, entropy=1.0005))
+    assert not tolerant.exact
+    assert tolerant.apart == pytest.approx(0.0005, rel=1e-2)
+    for other in (Prediction(seq=1), Prediction(seq=1, y=1), Prediction(seq=2, y=0), Update(step=1)):
+        with pytest.raises(DivergenceError):
+            tolerant.check(Prediction(seq=1, y=0), other)
+    for number in (1.01, float("inf"), float("nan")):
+        with pytest.raises(DivergenceError):
+            tolerant.check(Prediction(entropy=1.0), Prediction(entropy=number))
+
+
 def test_a_run_on_another_processor_is_within_tolerance_or_diverges(looped: Path, tmp_path: Path) -> None:
     run(looped, tmp_path, SYNC, noise(40, 1))
     moved = 1e-5
@@ -289,6 +303,7 @@ def test_a_run_on_another_processor_is_within_tolerance_or_diverges(looped: Path
     found = verified(tmp_path)
     assert found.outcome == "within tolerance"
     assert "aarch64 Cortex-A53" in found.notes[0] and "0.001" in found.notes[1]
+    assert 0.9 * moved < found.apart < 1.1 * moved
     moved = 0.1
     rewrite(tmp_path / "journal", elsewhere)
     assert verified(tmp_path).outcome == "diverged"

@@ -365,14 +365,14 @@ def test_the_fleet_comes_first_and_those_unlike_it_on_top(tmp_path: Path) -> Non
     for device in range(30):
         records = [run(), *answers(120, seed=device)]
         for record in records[1:]:
-            if device == 11 and hasattr(record, "entropy"):
+            if device == 11 and isinstance(record, Prediction):
                 record.entropy += 4
         put(tmp_path, f"cam-{device:02d}", records)
     list(ingest(HostStore(tmp_path)))
     text = made(tmp_path, tmp_path / "r.html")
     told = rows(text, "Devices, those that are unlike the others first")
     assert len(told) == 31
-    assert (told[1][0], told[1][3]) == ("cam-11", "entropy")
+    assert told[1][0] == "cam-11" and "entropy" in told[1]
     assert text.count('<tr class="more">') == 5
     assert len(re.findall(r'<section id="device-\d+" class="device"', text)) == 12
     assert text.index('<section id="fleet"') < text.index("cam-11</h2>")

@@ -209,6 +209,20 @@ def test_a_plot_answers_the_pointer(desk: Any) -> None:
     desk.wait_for_selector("#device-1 .hoverlayer .hovertext", state="attached")
 
 
+def test_a_finger_on_a_plot_scrolls_the_page(browser: Any, report: Path) -> None:
+    visit = Visit(browser, report, PHONE, has_touch=True, is_mobile=True)
+    page, touch = visit.page, visit.context.new_cdp_session(visit.page)
+    page.evaluate("document.querySelector('#device-1 .plot').scrollIntoView({ behavior: 'instant' })")
+    before = page.evaluate("scrollY")
+    touch.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": 200, "y": 300}]})
+    for y in range(280, 80, -20):
+        touch.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [{"x": 200, "y": y}]})
+    touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    page.evaluate(SETTLED)
+    assert page.evaluate("scrollY") > before + 50
+    visit.close()
+
+
 def test_it_prints_light_and_whole(browser: Any, report: Path) -> None:
     visit = Visit(browser, report, DESKTOP, color_scheme="dark")
     page = visit.page

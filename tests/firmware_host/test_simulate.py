@@ -28,9 +28,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
-def cached(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "simulated-cache"))
+def cached(cache_home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", cache_home)
 
 
 def simulated(bundle: Path, data: Path, store: Path, *options: str) -> int:
@@ -38,10 +43,12 @@ def simulated(bundle: Path, data: Path, store: Path, *options: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def fleet(looped: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fleet(looped: Path, data: Path, cache_home: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four boards, made in this process."""
     store = tmp_path_factory.mktemp("fleet") / "store"
-    assert simulated(looped, data, store) == 0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", cache_home)
+        assert simulated(looped, data, store) == 0
     return store
 
 

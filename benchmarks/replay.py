@@ -221,8 +221,8 @@ def render(found: Found) -> list[str]:
              "ten guards, in replays", "ten rates, in replays", f"less than {TRIES}"],
             rows,
         ),
-        f"Medians of {ROUNDS}, in turn. Ten what-ifs are the board's own settings and nine others: guards that differ in a "
-        "window, or rates of learning. Tries share what they compute alike.",
+        f"Medians of {ROUNDS}, in turn. Ten what-ifs are the board's own settings and nine others: guards that differ "
+        "in a window, or rates of learning. Tries share what they compute alike.",
         f"{DEVICES} devices: one worker {workers.one_s:.1f} s, two {workers.two_s:.1f} s, which is {times:.2f} times "
         f"as fast (at least {LEAST_SPEEDUP}: {results.verdict(times >= LEAST_SPEEDUP)}); two of Ray "
         f"{workers.ray_s:.1f} s. "
